@@ -1,0 +1,275 @@
+"""The procedural world of the embedded student: flat-design landscapes, drawn with signed distances in torch.
+
+Every picture is a pure function of a `World` and a time in seconds, so the truth about what left the picture
+and comes back is known. Landmarks are not named by any prompt: only memory can bring the same house back.
+
+Units: the picture is 80 units high and 128 wide at every resolution; y counts downwards; colours are 0 to 1.
+Knows nothing of models or latents.
+"""
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+
+import torch
+
+from .grammar import Scene
+
+HEIGHT, WIDTH, FPS = 80, 128, 16
+HORIZON = 56.0            # y of the ground's upper edge
+SWEEP_SECONDS = 16.0      # period of the sweeping camera: what leaves comes back 8 s later or more
+SWEEP_REACH = 72.0        # its amplitude in units: a little over half a picture each way
+PAN_SPEED = 9.0           # units per second
+BLEND_SECONDS = 1.0       # length of the cross-fade after a change of prompt
+RADIUS = 12.5             # of the subject: three latent cells across
+
+Colour = tuple[float, float, float]
+_SUBJECT: dict[str, Colour] = {
+    "red": (.90, .16, .16), "orange": (1., .55, .08), "yellow": (1., .88, .15), "green": (.15, .72, .25),
+    "blue": (.16, .36, .95), "purple": (.55, .20, .80), "pink": (1., .50, .72), "white": (.98, .98, .98),
+}
+_LANDMARK: tuple[Colour, ...] = (
+    (.85, .22, .20), (.95, .60, .15), (.95, .85, .30), (.20, .55, .30), (.15, .62, .65), (.20, .35, .80),
+    (.55, .25, .65), (.90, .50, .65), (.92, .92, .92), (.20, .20, .25),
+)
+_KINDS = ("house", "tree", "pine", "tower")
+# place: ground, near hills, far hills, height of the hills (units)
+_PLACE: dict[str, tuple[Colour, Colour, Colour, float]] = {
+    "meadow": ((.40, .72, .32), (.32, .58, .34), (.52, .70, .56), 7.),
+    "desert": ((.90, .76, .48), (.82, .60, .38), (.88, .72, .56), 9.),
+    "snow": ((.93, .95, .98), (.78, .84, .92), (.70, .77, .88), 11.),
+    "beach": ((.96, .88, .66), (.20, .62, .80), (.32, .70, .86), 0.5),
+}
+# time: sky above, sky below, light on the land, sun or moon, its height (y)
+_TIME: dict[str, tuple[Colour, Colour, Colour, Colour, float]] = {
+    "day": ((.36, .66, .95), (.78, .90, 1.), (1., 1., 1.), (1., .95, .60), 14.),
+    "sunset": ((.45, .22, .48), (1., .58, .30), (1., .78, .66), (1., .82, .40), 34.),
+    "night": ((.04, .05, .16), (.13, .16, .36), (.38, .42, .62), (.95, .96, 1.), 14.),
+    "dawn": ((.60, .62, .86), (1., .80, .80), (.92, .86, .94), (1., .93, .85), 34.),
+}
+
+
+@dataclass(frozen=True)
+class Landmark:
+    """A thing that stands in the world at `x` (units) and is in no prompt."""
+
+    kind: str
+    x: float
+    height: float
+    body: Colour
+    roof: Colour
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything that decides the pictures: the cues `(seconds, Scene)` and what no prompt names."""
+
+    cues: tuple[tuple[float, Scene], ...]
+    landmarks: tuple[Landmark, ...]
+    hills: tuple[float, ...]      # six phases
+    phases: tuple[float, ...]     # of the subject's motion: three
+    sun_x: float
+    start: float                  # phase of the sweep, 0 to 1
+
+    @staticmethod
+    def sample(rng: random.Random, cues: tuple[tuple[float, Scene], ...], seconds: float = 60.0) -> World:
+        """A random world around `cues`, wide enough for `seconds` of panning either way."""
+        reach = PAN_SPEED * seconds + SWEEP_REACH + WIDTH
+        landmarks, x = [], -reach + rng.uniform(0, 30)
+        while x < reach + WIDTH:
+            kind = rng.choice(_KINDS)
+            body, roof = rng.sample(_LANDMARK, 2)
+            landmarks.append(Landmark(kind, x, rng.uniform(20, 32), body, roof))
+            x += rng.uniform(34, 62)
+        return World(cues, tuple(landmarks), tuple(rng.uniform(0, 2 * math.pi) for _ in range(6)),
+                     tuple(rng.uniform(0, 1) for _ in range(3)), rng.uniform(18, 110), rng.random())
+
+    def camera(self, seconds: float) -> float:
+        """x of the camera (units) at `seconds`; continuous over every change of prompt."""
+        x = 0.0
+        for i, (begin, scene) in enumerate(self.cues):
+            end = self.cues[i + 1][0] if i + 1 < len(self.cues) else math.inf
+            spent = min(seconds, end) - begin
+            if spent < 0:
+                break
+            x += _camera_path(scene.camera, self.start, spent)
+        return x
+
+    def scene_at(self, seconds: float) -> Scene:
+        """The scene that the prompt in force at `seconds` names."""
+        return [scene for begin, scene in self.cues if begin <= seconds + 1e-6][-1]
+
+
+def _camera_path(camera: str, start: float, spent: float) -> float:
+    if camera == "sweeps":
+        phase = 2 * math.pi * start
+        return SWEEP_REACH * (math.sin(2 * math.pi * spent / SWEEP_SECONDS + phase) - math.sin(phase))
+    return {"still": 0.0, "right": PAN_SPEED, "left": -PAN_SPEED}[camera] * spent
+
+
+def render(world: World, times: torch.Tensor, height: int = HEIGHT) -> torch.Tensor:
+    """Draws `world` at `times` [P] (seconds): uint8-ready float pictures [P, 3, height, width] in 0 to 1."""
+    return _Canvas(world, times, height).draw()
+
+
+class _Canvas:
+    """One call of `render`: the pixel grid, the blends of the moment, and the pictures drawn so far."""
+
+    def __init__(self, world: World, times: torch.Tensor, height: int) -> None:
+        self.world, self.times, device = world, times, times.device
+        width = height * WIDTH // HEIGHT
+        self.unit = HEIGHT / height
+        self.y = ((torch.arange(height, device=device) + .5) * self.unit)[None, :, None]
+        self.x = ((torch.arange(width, device=device) + .5) * self.unit)[None, None, :]
+        self.camera = torch.tensor([world.camera(t) for t in times.tolist()], device=device)[:, None, None]
+        self.mix = [_weights(world, t) for t in times.tolist()]
+        self.light = self.blend(lambda s: _TIME[s.time][2])
+        self.image = torch.empty(0)
+
+    def blend(self, value) -> torch.Tensor:
+        """The time-blended `value(scene)` (a colour or a number): [P, channels, 1, 1]."""
+        rows = []
+        for parts in self.mix:
+            values = [(w, value(s)) for s, w in parts]
+            n = values[0][1]
+            size = len(n) if isinstance(n, tuple) else 1
+            rows.append([sum(w * (v[i] if isinstance(v, tuple) else v) for w, v in values) for i in range(size)])
+        return torch.tensor(rows, device=self.times.device)[:, :, None, None]
+
+    def cover(self, distance: torch.Tensor) -> torch.Tensor:
+        """Signed distance (units, negative inside) to coverage 0 to 1 with one pixel of anti-aliasing."""
+        return (0.5 - distance / self.unit).clamp(0, 1)
+
+    def paint(self, coverage: torch.Tensor, colour: torch.Tensor) -> None:
+        self.image = torch.lerp(self.image, colour.expand_as(self.image), coverage[:, None])
+
+    def lit(self, colour: Colour, shade: float = 1.0) -> torch.Tensor:
+        return self.light * torch.tensor(colour, device=self.times.device)[None, :, None, None] * shade
+
+    def draw(self) -> torch.Tensor:
+        top, low = self.blend(lambda s: _TIME[s.time][0]), self.blend(lambda s: _TIME[s.time][1])
+        ramp = (self.y / HORIZON).clamp(0, 1)[:, None]
+        self.image = (top + (low - top) * ramp).expand(-1, -1, -1, self.x.shape[-1]).clone()
+        self._sun()
+        self._hills()
+        for mark in self.world.landmarks:
+            near = mark.x - self.camera
+            if bool(((near > -25) & (near < WIDTH + 25)).any()):
+                self._landmark(mark, self.x - near)
+        self._subject()
+        return self.image.clamp(0, 1)
+
+    def _sun(self) -> None:
+        y = self.blend(lambda s: _TIME[s.time][4])[:, 0]
+        distance = torch.hypot(self.x - self.world.sun_x, self.y - y) - 7.5
+        self.paint(self.cover(distance), self.blend(lambda s: _TIME[s.time][3]))
+
+    def _hills(self) -> None:
+        phase, amplitude = self.world.hills, self.blend(lambda s: _PLACE[s.place][3])[:, 0]
+        for index, (lift, speed, first) in enumerate(((9., .3, 3), (3.5, .6, 0))):
+            x = self.x + self.camera * speed
+            wave = (x * .055 + phase[first]).sin() + .5 * (x * .11 + phase[first + 1]).sin()
+            top = HORIZON - lift - amplitude * (.55 + .4 * wave)
+            self.paint(self.cover(top - self.y), self.light * self.blend(lambda s, i=index: _PLACE[s.place][2 - i]))
+        self.paint(self.cover(HORIZON - self.y + 0 * self.camera), self.light * self.blend(lambda s: _PLACE[s.place][0]))
+
+    def _landmark(self, mark: Landmark, x: torch.Tensor) -> None:
+        foot, h = HORIZON + 3, mark.height
+        y, body, roof = self.y, self.lit(mark.body), self.lit(mark.roof)
+        if mark.kind == "house":
+            self.paint(self.cover(_box(x, y - (foot - h * .3), h * .42, h * .3)), body)
+            self.paint(self.cover(_triangle(x, y - (foot - h * .6), h * .56, h * .4)), roof)
+            self.paint(self.cover(_box(x, y - (foot - h * .16), h * .1, h * .16)), roof)
+        elif mark.kind == "tower":
+            self.paint(self.cover(_box(x, y - (foot - h * .5), h * .2, h * .5)), body)
+            self.paint(self.cover(_box(x, y - (foot - h * .94), h * .29, h * .13)), roof)
+        else:
+            self.paint(self.cover(_box(x, y - (foot - h * .18), h * .06, h * .18)), self.lit((.42, .28, .18)))
+            if mark.kind == "tree":
+                self.paint(self.cover(torch.hypot(x, y - (foot - h * .64)) - h * .34), body)
+            else:
+                self.paint(self.cover(_triangle(x, y - (foot - h * .26), h * .34, h * .8)), body)
+
+    def _subject(self) -> None:
+        """Every (shape, motion) that weighs something now; a change cross-fades."""
+        light = .55 + .45 * self.light
+        colour = self.blend(lambda s: _SUBJECT[s.colour]) * light
+        pairs = {(s.shape, s.motion) for parts in self.mix for s, w in parts if w > 0}
+        for shape, motion in sorted(pairs):
+            weight = self.blend(lambda s, p=(shape, motion): float((s.shape, s.motion) == p))[:, 0]
+            x, y, turn = self._motion(motion)
+            lift = (70.0 - RADIUS - y).clamp(min=0)
+            shadow = torch.hypot((self.x - x) / (10.5 - .12 * lift), (self.y - 71.0) / 2.4) - 1
+            self.paint((.5 - shadow * 2.4 / self.unit).clamp(0, 1) * .35 * weight, torch.zeros_like(colour))
+            u, v = self.x - x, self.y - y
+            u, v = u * turn.cos() + v * turn.sin(), v * turn.cos() - u * turn.sin()
+            distance = _SHAPES[shape](u, v)
+            shade = colour * (1.0 - .012 * (self.y - y)).clamp(.8, 1.15)[:, None]
+            self.paint(self.cover(distance) * weight, shade)
+
+    def _motion(self, motion: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Centre x, y (units) and turn (radians) of the subject, each [P, 1, 1]; on screen, not in the world."""
+        t, (a, b, _) = self.times[:, None, None], self.world.phases
+        ground = 70.0 - RADIUS
+        if motion == "hops":
+            cycle = (t / 1.5 + a) % 1.0
+            return 64 + 14 * (2 * math.pi * (t / 6 + b)).sin(), ground - 26 * 4 * cycle * (1 - cycle), 0 * t
+        if motion == "rolls":
+            x = 30 * (2 * math.pi * (t / 6 + a)).sin()
+            return 64 + x, ground + 0 * t, x / RADIUS
+        sway = 2 * math.pi * (t / 4.5 + a)
+        return 64 + 12 * (sway / 2 + b).sin(), 34 + 5 * sway.sin(), .18 * sway.cos()
+
+
+def _weights(world: World, seconds: float) -> list[tuple[Scene, float]]:
+    """Scenes in force with weights that sum to 1: the last cue fades in over `BLEND_SECONDS`."""
+    live = [cue for cue in world.cues if cue[0] <= seconds + 1e-6]
+    begin, scene = live[-1]
+    w = min(1.0, (seconds - begin) / BLEND_SECONDS) if len(live) > 1 else 1.0
+    return [(scene, 1.0)] if w >= 1 else [(live[-2][1], 1 - w), (scene, w)]
+
+
+def _box(x: torch.Tensor, y: torch.Tensor, half_w: float, half_h: float) -> torch.Tensor:
+    return torch.maximum(x.abs() - half_w, y.abs() - half_h)
+
+
+def _triangle(x: torch.Tensor, y: torch.Tensor, half_w: float, height: float) -> torch.Tensor:
+    """Upright triangle with its base at y = 0."""
+    slope = math.hypot(half_w, height)
+    return torch.maximum((x.abs() * height + (y + height) * -half_w) / slope, y)
+
+
+def _ball(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return torch.hypot(x, y) - RADIUS
+
+
+def _cube(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return _box(x, y, RADIUS * .86, RADIUS * .86) - .5
+
+
+def _pyramid(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return _triangle(x, y - RADIUS * .72, RADIUS * 1.08, RADIUS * 1.75)
+
+
+def _star(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    angle = torch.atan2(x, -y)
+    sector = 2 * math.pi / 5
+    folded = (torch.remainder(angle + sector / 2, sector) - sector / 2).abs()
+    r = torch.hypot(x, y)
+    px, py = r * folded.cos(), r * folded.sin()
+    outer, inner = RADIUS * 1.15, RADIUS * .52
+    ix, iy = inner * math.cos(sector / 2), inner * math.sin(sector / 2)
+    ex, ey = ix - outer, iy
+    return ((px - outer) * ey - py * ex) / math.hypot(ex, ey)
+
+
+def _heart(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    s = RADIUS * .95
+    u, v = x.abs() / s, -(y / s) + .45
+    lobe = torch.hypot(u - .5, v - .62) - .56
+    tip = torch.maximum((u + -(v + .62)) / math.sqrt(2), v - .62)
+    return torch.minimum(lobe, torch.maximum(tip, u - 1.06)) * s
+
+
+_SHAPES = {"ball": _ball, "box": _cube, "star": _star, "heart": _heart, "pyramid": _pyramid}
