@@ -1,8 +1,9 @@
 """The plan of a film: what is asked for at which chunk. Immutable plain data, no tensors, no clock.
 
-A `Timeline` is a sorted row of cues. A cue holds from its start chunk until the next cue starts (the last one until the end
-marker, or for ever), so cues can neither overlap nor leave a gap. `Timeline.prompt_at` is the one truth about the prompt of a
-chunk, for the engine and for the page. All times are chunk indices; seconds are derived from the model's geometry, elsewhere.
+A `Timeline` is a sorted row of cues. A cue holds from its start chunk until the next cue starts (the last one
+until the end marker, or for ever), so cues can neither overlap nor leave a gap. `Timeline.prompt_at` is the
+one truth about the prompt of a chunk, for the engine and for the page. All times are chunk indices; seconds
+are derived from the model's geometry, elsewhere.
 
 Does not know: text states, sessions, undo (see `timeline_edits`), files (see `timeline_io`).
 """
@@ -14,30 +15,27 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
+
+from cf_app.engine.timeline_markers import EndMark, LoopMark, Marker, check_chunk, check_markers
 
 Method = Literal["linear", "spherical"]
 MemoryMode = Literal["keep", "recache", "flush", "reset"]
 Parts = tuple[tuple[str, float], ...]  # (prompt, weight), weights are relative and > 0
 
-MAX_CHUNK = 1_000_000  # 8 days at 0.75 s a chunk: a guard against typing errors and hostile files
 MAX_CUES = 10_000
 MAX_PARTS = 8
 MAX_BLEND_CHUNKS = 64
 MAX_PROMPT = 2_000  # characters
-MAX_SEED = 2**32 - 1
-# What is left of prompts from before several unfinished blends is dropped below this share: nobody can see it.
+# What is left of prompts from before several unfinished blends is dropped below this share: nobody can see
+# it.
 NEGLIGIBLE = 1e-4
-
-
-def _check_chunk(value: int, what: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_CHUNK:
-        raise ValueError(f"{what} is {value!r}; expected a whole chunk index from 0 to {MAX_CHUNK}")
 
 
 @dataclass(frozen=True)
 class Transition:
-    """How a cue takes over. `chunks` = 0 is a cut; N >= 1 blends: step i of N weighs the new prompt (i+1)/N, so N = 1 arrives.
+    """How a cue takes over. `chunks` = 0 is a cut; N >= 1 blends: step i of N weighs the new prompt (i+1)/N,
+    so N = 1 arrives.
 
     `method` says how text states are mixed, in the blend and within a cue that mixes prompts.
     """
@@ -46,10 +44,18 @@ class Transition:
     method: Method = "linear"
 
     def __post_init__(self) -> None:
-        if isinstance(self.chunks, bool) or not isinstance(self.chunks, int) or not 0 <= self.chunks <= MAX_BLEND_CHUNKS:
-            raise ValueError(f"transition.chunks is {self.chunks!r}; expected 0 (a cut) to {MAX_BLEND_CHUNKS}")
+        if (
+            isinstance(self.chunks, bool)
+            or not isinstance(self.chunks, int)
+            or not 0 <= self.chunks <= MAX_BLEND_CHUNKS
+        ):
+            raise ValueError(
+                f"transition.chunks is {self.chunks!r}; expected 0 (a cut) to {MAX_BLEND_CHUNKS}"
+            )
         if self.method not in get_args(Method):
-            raise ValueError(f"transition.method is {self.method!r}; expected one of {', '.join(get_args(Method))}")
+            raise ValueError(
+                f"transition.method is {self.method!r}; expected one of {', '.join(get_args(Method))}"
+            )
 
 
 CUT = Transition()
@@ -59,8 +65,8 @@ CUT = Transition()
 class PromptCue:
     """From chunk `start` on: these prompts, mixed by weight. `name` is only a label.
 
-    `memory` at the switch: "keep" all entries; "recache" them under the new prompt; "flush" slow and fast memory but keep the
-    sink; "reset" everything, as at the first chunk.
+    `memory` at the switch: "keep" all entries; "recache" them under the new prompt; "flush" slow and fast
+    memory but keep the sink; "reset" everything, as at the first chunk.
     """
 
     start: int
@@ -70,20 +76,30 @@ class PromptCue:
     name: str = ""
 
     def __post_init__(self) -> None:
-        _check_chunk(self.start, "cue.start")
+        check_chunk(self.start, "cue.start")
         if not 1 <= len(self.parts) <= MAX_PARTS:
-            raise ValueError(f"the cue at chunk {self.start} has {len(self.parts)} prompts; expected 1 to {MAX_PARTS}")
+            raise ValueError(
+                f"the cue at chunk {self.start} has {len(self.parts)} prompts; expected 1 to {MAX_PARTS}"
+            )
         for prompt, weight in self.parts:
             check_prompt(prompt)
             if isinstance(weight, bool) or not math.isfinite(weight) or not 0 < weight <= 1e6:
-                raise ValueError(f"the weight of {prompt!r} is {weight!r}; expected a number above 0, at most 1000000")
+                raise ValueError(
+                    f"the weight of {prompt!r} is {weight!r}; expected a number above 0, at most 1000000"
+                )
         if self.memory not in get_args(MemoryMode):
-            raise ValueError(f"cue.memory is {self.memory!r}; expected one of {', '.join(get_args(MemoryMode))}")
+            raise ValueError(
+                f"cue.memory is {self.memory!r}; expected one of {', '.join(get_args(MemoryMode))}"
+            )
         if len(self.name) > 200:
-            raise ValueError(f"the name of the cue at chunk {self.start} has {len(self.name)} characters; expected at most 200")
+            raise ValueError(
+                f"the name of the cue at chunk {self.start} has {len(self.name)} characters; expected at most 200"
+            )
 
     @classmethod
-    def of(cls, start: int, prompt: str, transition: Transition = CUT, memory: MemoryMode = "keep") -> PromptCue:
+    def of(
+        cls, start: int, prompt: str, transition: Transition = CUT, memory: MemoryMode = "keep"
+    ) -> PromptCue:
         """A cue with one prompt."""
         return cls(start, ((prompt, 1.0),), transition, memory)
 
@@ -103,7 +119,9 @@ def check_prompt(prompt: str) -> None:
     if not prompt.strip():
         raise ValueError("the prompt is empty; expected some words that describe the picture")
     if len(prompt) > MAX_PROMPT:
-        raise ValueError(f"the prompt has {len(prompt)} characters; expected at most {MAX_PROMPT}: shorten it")
+        raise ValueError(
+            f"the prompt has {len(prompt)} characters; expected at most {MAX_PROMPT}: shorten it"
+        )
 
 
 def caption(shares: Parts) -> str:
@@ -111,76 +129,6 @@ def caption(shares: Parts) -> str:
     if len(shares) == 1:
         return shares[0][0]
     return " + ".join(f"{round(100 * weight)}% {prompt}" for prompt, weight in shares)
-
-
-# Markers. They act when the session reaches their chunk, before it is generated; those of one chunk act together.
-
-
-@dataclass(frozen=True)
-class SeedMark:
-    """From `chunk` on, noise comes from this seed."""
-
-    kind: ClassVar[str] = "seed"
-    chunk: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed <= MAX_SEED:
-            raise ValueError(f"seed is {self.seed!r}; expected a whole number from 0 to {MAX_SEED}")
-
-
-@dataclass(frozen=True)
-class MemoryMark:
-    """From `chunk` on, this memory policy and / or this surprisal threshold tau; None leaves it as it is."""
-
-    kind: ClassVar[str] = "memory"
-    chunk: int
-    policy: str | None = None
-    tau: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.policy is None and self.tau is None:
-            raise ValueError(f"the memory marker at chunk {self.chunk} changes nothing; expected a policy or a tau")
-        if self.tau is not None and not -1 <= self.tau <= 1:
-            raise ValueError(f"tau is {self.tau!r}; expected a cosine similarity from -1 to 1")
-
-
-@dataclass(frozen=True)
-class PauseMark:
-    """Wait for the viewer before `chunk`. Offline generation passes over it."""
-
-    kind: ClassVar[str] = "pause"
-    chunk: int
-
-
-@dataclass(frozen=True)
-class LoopMark:
-    """At `chunk`, the plan goes back to chunk `to`; generation goes on, with new noise and its memory."""
-
-    kind: ClassVar[str] = "loop"
-    chunk: int
-    to: int
-
-    def __post_init__(self) -> None:
-        _check_chunk(self.to, "loop.to")
-        if self.to >= self.chunk:
-            raise ValueError(f"the loop at chunk {self.chunk} goes to chunk {self.to}; expected an earlier chunk")
-
-    @property
-    def period(self) -> int:
-        return self.chunk - self.to
-
-
-@dataclass(frozen=True)
-class EndMark:
-    """The film is over: `chunk` is not generated any more."""
-
-    kind: ClassVar[str] = "end"
-    chunk: int
-
-
-Marker = SeedMark | MemoryMark | PauseMark | LoopMark | EndMark
-MARKERS: dict[str, type[Marker]] = {m.kind: m for m in (SeedMark, MemoryMark, PauseMark, LoopMark, EndMark)}
 
 
 @dataclass(frozen=True)
@@ -205,9 +153,11 @@ class Prompting:
         return caption(self.parts)
 
     def folds(self) -> Iterator[tuple[str, float]]:
-        """(prompt, t) in order: state = that of the first prompt (t = 1), then state = mix(state, prompt's state, t).
+        """(prompt, t) in order: state = that of the first prompt (t = 1), then state = mix(state, prompt's
+        state, t).
 
-        With mix = lerp this is the weighted mean exactly; with mix = slerp it is the slerp for two prompts, and defined for more.
+        With mix = lerp this is the weighted mean exactly; with mix = slerp it is the slerp for two prompts,
+        and defined for more.
         """
         total = 0.0
         for prompt, share in self.parts:
@@ -217,8 +167,8 @@ class Prompting:
 
 @dataclass(frozen=True)
 class Timeline:
-    """Cues sorted by start, the first at chunk 0, no two at one chunk; markers sorted by chunk, one of a kind at a chunk,
-    at most one loop and one end. Equality and hash are by content."""
+    """Cues sorted by start, the first at chunk 0, no two at one chunk; markers sorted by chunk, one of a kind
+    at a chunk, at most one loop and one end. Equality and hash are by content."""
 
     cues: tuple[PromptCue, ...]
     markers: tuple[Marker, ...] = ()
@@ -231,8 +181,10 @@ class Timeline:
             raise ValueError(f"the first cue starts at chunk {self.cues[0].start}; expected chunk 0")
         for before, after in zip(self.cues, self.cues[1:], strict=False):
             if after.start <= before.start:
-                raise ValueError(f"a cue at chunk {after.start} follows one at chunk {before.start}; expected rising starts")
-        _check_markers(self.markers)
+                raise ValueError(
+                    f"a cue at chunk {after.start} follows one at chunk {before.start}; expected rising starts"
+                )
+        check_markers(self.markers)
         if len(self.title) > 200:
             raise ValueError(f"the title has {len(self.title)} characters; expected at most 200")
 
@@ -247,7 +199,8 @@ class Timeline:
 
     @property
     def end(self) -> int | None:
-        """Number of chunks of the whole film; None: it never ends (it is endless, or it loops before its end)."""
+        """Number of chunks of the whole film; None: it never ends (it is endless, or it loops before its
+        end)."""
         end = self.end_mark
         return None if end is None or (self.loop is not None and self.loop.chunk < end.chunk) else end.chunk
 
@@ -264,20 +217,22 @@ class Timeline:
         return self._occurrence(chunk)[0]
 
     def stop_of(self, index: int) -> int | None:
-        """Chunk at which the block of this cue is over as the editor draws it: the next start, the end marker, or None."""
+        """Chunk at which the block of this cue is over as the editor draws it: the next start, the end
+        marker, or None."""
         if index + 1 < len(self.cues):
             return self.cues[index + 1].start
         end = self.end_mark
         return end.chunk if end is not None and end.chunk > self.cues[index].start else None
 
     def position(self, chunk: int) -> int:
-        """Place in the plan that the film is at when `chunk` is generated: `chunk` itself, or folded back by the loop."""
+        """Place in the plan that the film is at when `chunk` is generated: `chunk` itself, or folded back by
+        the loop."""
         loop = self.loop
         return chunk if loop is None or chunk < loop.chunk else loop.to + (chunk - loop.to) % loop.period
 
     def _occurrence(self, chunk: int) -> tuple[int, int, PromptCue]:
-        """(index, start, cue) of the cue in force; `start` is where it began this time. A loop that jumps into the middle of
-        a cue cuts to that cue and leaves the memory alone."""
+        """(index, start, cue) of the cue in force; `start` is where it began this time. A loop that jumps
+        into the middle of a cue cuts to that cue and leaves the memory alone."""
         position = self.position(chunk)
         index = bisect_right(self._starts, position) - 1
         cue = self.cues[index]
@@ -286,12 +241,17 @@ class Timeline:
         loop = self.loop
         assert loop is not None
         if cue.start < loop.to:
-            return index, chunk - (position - loop.to), replace(cue, transition=Transition(0, cue.transition.method), memory="keep")
+            return (
+                index,
+                chunk - (position - loop.to),
+                replace(cue, transition=Transition(0, cue.transition.method), memory="keep"),
+            )
         return index, chunk - (position - cue.start), cue
 
     def prompt_at(self, chunk: int) -> Prompting:
-        """The prompt of `chunk` (>= 0): the one truth for engine and page. A cue at chunk N counts exactly from N on."""
-        _check_chunk(chunk, "chunk")
+        """The prompt of `chunk` (>= 0): the one truth for engine and page. A cue at chunk N counts exactly
+        from N on."""
+        check_chunk(chunk, "chunk")
         index, start, cue = self._occurrence(chunk)
         step = chunk - start
         blending = start > 0 and step < cue.transition.chunks
@@ -306,8 +266,8 @@ class Timeline:
         )
 
     def _shares(self, chunk: int) -> Parts:
-        """Walk back through unfinished blends: a blend starts from whatever was in force at the chunk before it, a running
-        blend included, so a new cue never jumps."""
+        """Walk back through unfinished blends: a blend starts from whatever was in force at the chunk before
+        it, a running blend included, so a new cue never jumps."""
         layers: list[tuple[Parts, float]] = []
         left, at = 1.0, chunk
         while left > NEGLIGIBLE:
@@ -325,26 +285,12 @@ class Timeline:
         return tuple(shares.items()) if len(shares) > 1 else ((next(iter(shares)), 1.0),)
 
     def markers_at(self, chunk: int) -> tuple[Marker, ...]:
-        """Seed, memory, pause and end markers that act when the session reaches `chunk` (a loop acts through `position`).
-        A pause acts once: the session that resumes generates the chunk."""
+        """Seed, memory, pause and end markers that act when the session reaches `chunk` (a loop acts through
+        `position`). A pause acts once: the session that resumes generates the chunk."""
         position = self.position(chunk)
         return tuple(
-            m for m in self.markers
-            if not isinstance(m, LoopMark) and (chunk == self.end if isinstance(m, EndMark) else m.chunk == position)
+            m
+            for m in self.markers
+            if not isinstance(m, LoopMark)
+            and (chunk == self.end if isinstance(m, EndMark) else m.chunk == position)
         )
-
-
-def _check_markers(markers: tuple[Marker, ...]) -> None:
-    seen: set[tuple[str, int]] = set()
-    last = 0
-    for marker in markers:
-        _check_chunk(marker.chunk, f"{marker.kind}.chunk")
-        place = (marker.kind, 0 if isinstance(marker, LoopMark | EndMark) else marker.chunk)
-        if place in seen:
-            raise ValueError(f"there are two {marker.kind} markers (chunk {marker.chunk}); expected one: delete the other")
-        if marker.chunk < last:
-            raise ValueError(f"the {marker.kind} marker at chunk {marker.chunk} follows one at chunk {last}; expected them sorted")
-        if isinstance(marker, EndMark) and marker.chunk == 0:
-            raise ValueError("the end marker is at chunk 0; expected chunk 1 or later, a film needs one chunk")
-        seen.add(place)
-        last = marker.chunk

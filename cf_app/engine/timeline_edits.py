@@ -1,13 +1,14 @@
-"""Pure edits of a `Timeline`, and undo / redo over them. Every edit takes a timeline and returns a new one.
+"""Pure edits of a `Timeline`. Every edit takes a timeline and returns a new one.
 
-A cue is named by its start chunk. `generated` is the number of chunks that exist already, so the first chunk that may still
-change. An edit that would change an earlier one raises `PastError`, which says where to branch instead.
+A cue is named by its start chunk. `generated` is the number of chunks that exist already, so the first chunk
+that may still change. An edit that would change an earlier one raises `PastError`, which says where to branch
+instead. Undo: `timeline_history`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from cf_app.engine.timeline import (
     CUT,
@@ -20,92 +21,15 @@ from cf_app.engine.timeline import (
     Timeline,
     Transition,
 )
+from cf_app.engine.timeline_history import check_past, unrolled
 
 NOMINAL_CHUNKS = 8  # what an open last cue counts as where a length is needed: 6 s, enough to see a scene
-HISTORY_LIMIT = 200
-
-
-class PastError(ValueError):
-    """The edit would change what has been generated. `branch_at`: the chunk from which a branch could do it."""
-
-    def __init__(self, branch_at: int, generated: int) -> None:
-        super().__init__(
-            f"chunk {branch_at} is generated already (chunk {generated} is next), so it can not change any more; "
-            f"branch at chunk {branch_at} to try it there, or edit from chunk {generated} on"
-        )
-        self.branch_at = branch_at
-
-
-def first_change(old: Timeline, new: Timeline) -> int | None:
-    """First chunk that the two plans may show differently (None: never). Names and titles show nothing."""
-    chunks = [cue.start for cue in {_plain(c) for c in old.cues} ^ {_plain(c) for c in new.cues}]
-    chunks += [mark.chunk for mark in set(old.markers) ^ set(new.markers)]
-    return min(chunks, default=None)
-
-
-def _plain(cue: PromptCue) -> PromptCue:
-    return replace(cue, name="")
-
-
-def check_past(old: Timeline, new: Timeline, generated: int) -> Timeline:
-    """`new`, or PastError if it differs from `old` before chunk `generated`."""
-    changed = first_change(old, new)
-    if changed is not None and changed < generated:
-        raise PastError(changed, generated)
-    return new
 
 
 def _build(old: Timeline, cues: Iterable[PromptCue], markers: Iterable[Marker], generated: int) -> Timeline:
-    return check_past(old, replace(old, cues=tuple(cues), markers=tuple(sorted(markers, key=lambda m: m.chunk))), generated)
-
-
-def unrolled(timeline: Timeline, generated: int) -> Timeline:
-    """The same plan with every pass of its loop up to chunk `generated` written out, so that the past is fixed and the loop
-    lies ahead. `prompt_at` and `markers_at` give the same (but for the index of the cue)."""
-    loop = timeline.loop
-    end = timeline.end
-    if loop is None or loop.chunk > generated or (end is not None and end <= loop.chunk):
-        return timeline
-    passes = (generated - loop.chunk) // loop.period + 1
-    shift = passes * loop.period
-    body = [cue for cue in timeline.cues if loop.to <= cue.start < loop.chunk]
-    if not body or body[0].start != loop.to:
-        entered = timeline.cues[timeline.index_at(loop.to)]
-        body.insert(0, replace(entered, start=loop.to, transition=Transition(0, entered.transition.method), memory="keep"))
-    cues = [cue for cue in timeline.cues if cue.start < loop.chunk]
-    marks = [mark for mark in timeline.markers if mark.chunk < loop.chunk]
-    inner = [mark for mark in marks if mark.chunk >= loop.to]
-    for number in range(1, passes + 1):
-        cues += [replace(cue, start=cue.start + number * loop.period) for cue in body]
-        marks += [replace(mark, chunk=mark.chunk + number * loop.period) for mark in inner]
-    cues += [replace(cue, start=cue.start + shift) for cue in timeline.cues if cue.start >= loop.chunk]
-    for mark in timeline.markers:
-        if isinstance(mark, LoopMark):
-            marks.append(LoopMark(mark.chunk + shift, mark.to + shift))
-        elif mark.chunk >= loop.chunk:
-            marks.append(replace(mark, chunk=mark.chunk + shift))
-    return replace(timeline, cues=tuple(cues), markers=tuple(sorted(marks, key=lambda m: m.chunk)))
-
-
-def spliced(old: Timeline, new: Timeline, at: int) -> Timeline:
-    """`old` before chunk `at`, `new` from there on: how a timeline that was edited while chunks went by is applied. What the
-    new plan would have begun a moment earlier begins at `at`."""
-    old, new = unrolled(old, at), unrolled(new, at)
-    if at == 0:
-        return new
-    cues = [cue for cue in old.cues if cue.start < at]
-    late = new.cues[new.index_at(at)]
-    if late.start < at and _plain(late) != _plain(cues[-1]):
-        cues.append(replace(late, start=at))
-    cues += [cue for cue in new.cues if cue.start >= at]
-    marks: list[Marker] = [mark for mark in old.markers if mark.chunk < at]
-    ahead = [mark for mark in new.markers if mark.chunk >= at]
-    missed = {m.kind: replace(m, chunk=at) for m in new.markers if m.chunk < at and m not in old.markers}
-    taken = {mark.kind for mark in ahead if mark.chunk == at or isinstance(mark, LoopMark | EndMark)}
-    marks += [mark for kind, mark in missed.items() if kind not in taken and kind != LoopMark.kind]
-    ended = [mark for mark in marks if isinstance(mark, EndMark) and mark.chunk < at]
-    marks = [mark for mark in marks + ahead if mark not in ended]
-    return replace(new, cues=tuple(cues), markers=tuple(sorted(marks, key=lambda m: m.chunk)))
+    return check_past(
+        old, replace(old, cues=tuple(cues), markers=tuple(sorted(markers, key=lambda m: m.chunk))), generated
+    )
 
 
 def placed(timeline: Timeline, other: Timeline, *, generated: int = 0) -> Timeline:
@@ -116,7 +40,12 @@ def placed(timeline: Timeline, other: Timeline, *, generated: int = 0) -> Timeli
     cues = [cue for cue in timeline.cues if cue.start < generated]
     cues += [replace(cue, start=cue.start + generated) for cue in other.cues]
     marks = [mark for mark in timeline.markers if mark.chunk < generated]
-    return _build(replace(timeline, title=other.title), cues, marks + [_shifted(m, generated, 0) for m in other.markers], generated)
+    return _build(
+        replace(timeline, title=other.title),
+        cues,
+        marks + [_shifted(m, generated, 0) for m in other.markers],
+        generated,
+    )
 
 
 def _shifted(mark: Marker, by: int, start: int) -> Marker:
@@ -133,11 +62,19 @@ def find(timeline: Timeline, cue: int) -> int:
         if candidate.start == cue:
             return index
     starts = ", ".join(str(c.start) for c in timeline.cues[:20])
-    raise ValueError(f"no cue starts at chunk {cue}; cues start at {starts}{', ...' if len(timeline.cues) > 20 else ''}")
+    raise ValueError(
+        f"no cue starts at chunk {cue}; cues start at {starts}{', ...' if len(timeline.cues) > 20 else ''}"
+    )
 
 
 def add(
-    timeline: Timeline, chunk: int, prompt: str, *, transition: Transition = CUT, memory: MemoryMode = "keep", generated: int = 0
+    timeline: Timeline,
+    chunk: int,
+    prompt: str,
+    *,
+    transition: Transition = CUT,
+    memory: MemoryMode = "keep",
+    generated: int = 0,
 ) -> Timeline:
     """A new cue from `chunk` until the next one."""
     timeline = unrolled(timeline, generated)
@@ -147,7 +84,14 @@ def add(
     return _build(timeline, sorted((*timeline.cues, new), key=lambda c: c.start), timeline.markers, generated)
 
 
-def live(timeline: Timeline, prompt: str, *, transition: Transition = CUT, memory: MemoryMode = "keep", generated: int = 0) -> Timeline:
+def live(
+    timeline: Timeline,
+    prompt: str,
+    *,
+    transition: Transition = CUT,
+    memory: MemoryMode = "keep",
+    generated: int = 0,
+) -> Timeline:
     """A prompt typed while the film plays: it counts from the next chunk on."""
     timeline = unrolled(timeline, generated)
     if any(cue.start == generated for cue in timeline.cues):
@@ -156,16 +100,21 @@ def live(timeline: Timeline, prompt: str, *, transition: Transition = CUT, memor
 
 
 def split(timeline: Timeline, at: int, *, generated: int = 0) -> Timeline:
-    """Cut the block in force at `at` in two; no picture changes until one half is edited. A running blend goes on."""
+    """Cut the block in force at `at` in two; no picture changes until one half is edited. A running blend
+    goes on."""
     timeline = unrolled(timeline, generated)
     now = timeline.prompt_at(at)
     cue = timeline.cues[now.cue]
     if now.switched or at == 0:
         raise ValueError(f"the block starts at chunk {at}; to split it, choose a chunk inside it")
-    half = replace(cue, start=at, transition=Transition(now.steps - now.step, cue.transition.method), memory="keep")
+    half = replace(
+        cue, start=at, transition=Transition(now.steps - now.step, cue.transition.method), memory="keep"
+    )
     if now.steps == 0:
         half = replace(half, transition=Transition(0, cue.transition.method))
-    return _build(timeline, sorted((*timeline.cues, half), key=lambda c: c.start), timeline.markers, generated)
+    return _build(
+        timeline, sorted((*timeline.cues, half), key=lambda c: c.start), timeline.markers, generated
+    )
 
 
 def delete(timeline: Timeline, cue: int, *, generated: int = 0) -> Timeline:
@@ -180,7 +129,8 @@ def delete(timeline: Timeline, cue: int, *, generated: int = 0) -> Timeline:
 
 
 def resize(timeline: Timeline, cue: int, stop: int | None, *, generated: int = 0) -> Timeline:
-    """Let the block end at chunk `stop`: the next one begins there. The last one's end is the end of the film (None: open)."""
+    """Let the block end at chunk `stop`: the next one begins there. The last one's end is the end of the film
+    (None: open)."""
     timeline = unrolled(timeline, generated)
     index = find(timeline, cue)
     if index + 1 == len(timeline.cues):
@@ -190,7 +140,9 @@ def resize(timeline: Timeline, cue: int, stop: int | None, *, generated: int = 0
             marks.append(EndMark(stop))
         return _build(timeline, timeline.cues, marks, generated)
     if stop is None:
-        raise ValueError(f"the block at chunk {cue} is not the last one, so it can not be open-ended; expected a chunk")
+        raise ValueError(
+            f"the block at chunk {cue} is not the last one, so it can not be open-ended; expected a chunk"
+        )
     after = timeline.stop_of(index + 1)
     _check_room(stop, cue + 1, None if after is None else after - 1)
     cues = list(timeline.cues)
@@ -201,7 +153,9 @@ def resize(timeline: Timeline, cue: int, stop: int | None, *, generated: int = 0
 def _check_room(chunk: int, first: int, last: int | None) -> None:
     if chunk < first or (last is not None and chunk > last):
         room = f"chunk {first} or later" if last is None else f"chunk {first} to {last}"
-        raise ValueError(f"chunk {chunk} is outside the room between its neighbours; expected {room if last is None or last >= first else 'no move: there is no room'}")
+        raise ValueError(
+            f"chunk {chunk} is outside the room between its neighbours; expected {room if last is None or last >= first else 'no move: there is no room'}"
+        )
 
 
 def move(timeline: Timeline, cue: int, to: int, *, generated: int = 0) -> Timeline:
@@ -212,7 +166,11 @@ def move(timeline: Timeline, cue: int, to: int, *, generated: int = 0) -> Timeli
         raise ValueError("the first block begins the film at chunk 0; resize it, or move the ones after it")
     shift, stop = to - cue, timeline.stop_of(index)
     after = timeline.stop_of(index + 1) if index + 1 < len(timeline.cues) else None
-    _check_room(to, timeline.cues[index - 1].start + 1, None if after is None or stop is None else after - 1 - (stop - cue))
+    _check_room(
+        to,
+        timeline.cues[index - 1].start + 1,
+        None if after is None or stop is None else after - 1 - (stop - cue),
+    )
     cues, marks = list(timeline.cues), list(timeline.markers)
     cues[index] = replace(cues[index], start=to)
     if index + 1 < len(cues):
@@ -228,10 +186,15 @@ def reorder(timeline: Timeline, cue: int, by: int, *, generated: int = 0) -> Tim
     index = find(timeline, cue)
     first = index if by > 0 else index - 1
     if by not in (1, -1) or first < 0 or first + 1 >= len(timeline.cues):
-        raise ValueError(f"the block at chunk {cue} has no neighbour {'after' if by > 0 else 'before'} it to swap with")
+        raise ValueError(
+            f"the block at chunk {cue} has no neighbour {'after' if by > 0 else 'before'} it to swap with"
+        )
     left, right = timeline.cues[first], timeline.cues[first + 1]
     cues = list(timeline.cues)
-    cues[first : first + 2] = [replace(right, start=left.start), replace(left, start=left.start + _length(timeline, first + 1))]
+    cues[first : first + 2] = [
+        replace(right, start=left.start),
+        replace(left, start=left.start + _length(timeline, first + 1)),
+    ]
     return _build(timeline, cues, timeline.markers, generated)
 
 
@@ -271,14 +234,20 @@ def change(
         transition=old.transition if transition is None else transition,
         memory=old.memory if memory is None else memory,
     )
-    return _build(timeline, [*timeline.cues[:index], new, *timeline.cues[index + 1 :]], timeline.markers, generated)
+    return _build(
+        timeline, [*timeline.cues[:index], new, *timeline.cues[index + 1 :]], timeline.markers, generated
+    )
 
 
 def rename(timeline: Timeline, cue: int, name: str, *, generated: int = 0) -> Timeline:
     """Another label; allowed in the past, it shows in no picture."""
     timeline = unrolled(timeline, generated)
     index = find(timeline, cue)
-    cues = [*timeline.cues[:index], replace(timeline.cues[index], name=name.strip()), *timeline.cues[index + 1 :]]
+    cues = [
+        *timeline.cues[:index],
+        replace(timeline.cues[index], name=name.strip()),
+        *timeline.cues[index + 1 :],
+    ]
     return _build(timeline, cues, timeline.markers, generated)
 
 
@@ -315,30 +284,3 @@ def clear(timeline: Timeline, *, generated: int = 0) -> Timeline:
     timeline = unrolled(timeline, generated)
     cues = [cue for cue in timeline.cues if cue.start < max(1, generated)]
     return _build(timeline, cues, [mark for mark in timeline.markers if mark.chunk < generated], generated)
-
-
-@dataclass(frozen=True)
-class History:
-    """A timeline with its undo and redo stacks."""
-
-    timeline: Timeline
-    undos: tuple[Timeline, ...] = ()
-    redos: tuple[Timeline, ...] = ()
-
-    def edited(self, new: Timeline) -> History:
-        """`new` as one undoable step; nothing if it changes nothing."""
-        if new == self.timeline:
-            return self
-        return History(new, (*self.undos, self.timeline)[-HISTORY_LIMIT:], ())
-
-    def undone(self, generated: int = 0) -> History:
-        if not self.undos:
-            raise ValueError("there is nothing to undo")
-        back = check_past(unrolled(self.timeline, generated), unrolled(self.undos[-1], generated), generated)
-        return History(back, self.undos[:-1], (*self.redos, self.timeline))
-
-    def redone(self, generated: int = 0) -> History:
-        if not self.redos:
-            raise ValueError("there is nothing to redo")
-        again = check_past(unrolled(self.timeline, generated), unrolled(self.redos[-1], generated), generated)
-        return History(again, (*self.undos, self.timeline), self.redos[:-1])

@@ -1,0 +1,1 @@
+"""Memory of a session: policies (pure data and functions), preallocated keys and values, snapshots."""
