@@ -1,0 +1,100 @@
+"""All open tabs: each has its prompts' colours and at most one run. A closed tab frees everything it held."""
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cf_app.engine import timeline_io
+from cf_app.engine.engine import Engine
+from cf_app.engine.messages import Play
+from cf_app.engine.worker import Worker
+
+from .commands import read_prompt, read_seed
+from .encoder import ChunkEncoder
+from .palette import PromptColors
+from .run import Run
+
+
+@dataclass
+class _Tab:
+    colors: PromptColors = field(default_factory=PromptColors)
+    run: Run | None = None
+
+
+class Tabs:
+    """Finds runs by the token that only their own browser knows, and tabs by Gradio's session hash."""
+
+    def __init__(self, engine: Engine, worker: Worker) -> None:
+        self.engine = engine
+        self.worker = worker
+        self.folder = Path(tempfile.mkdtemp(prefix="context-forcing-"))
+        self._tabs: dict[str, _Tab] = {}
+        self._runs: dict[str, Run] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._tabs)
+
+    def start(self, tab: str, request: Mapping[str, Any]) -> Run:
+        """A new run from chunk 0 in place of the tab's last one; not yet playing until its messages are read.
+
+        `request`: prompt, seed, timeline? (JSON of a timeline file), codec? ("h264" or "vp9"), nonce? (comes back in the first
+        message). ValueError says what to change.
+        """
+        timeline = timeline_io.from_dict(request["timeline"]) if request.get("timeline") else None
+        prompt = timeline.prompt_at(0).caption if timeline else read_prompt(request.get("prompt"))
+        seed = read_seed(request.get("seed", 0))
+        geometry = self.engine.geometry
+        encoder = ChunkEncoder(geometry.height, geometry.width, geometry.fps, request.get("codec") or "h264")
+        session = self.worker.open(prompt, seed, timeline=timeline)
+        opening = {
+            "nonce": request.get("nonce"),
+            "prompt": prompt,
+            "seed": seed,
+            "fps_played": geometry.fps,
+            "chunk_frames": geometry.chunk_frames,
+            "chunk_latents": geometry.chunk_latents,
+            "width": encoder.picture.shown_width,
+            "height": encoder.picture.shown_height,
+            "unknown": self.engine.unknown_words(prompt),
+        }
+        with self._lock:
+            place = self._tabs.setdefault(tab, _Tab())
+            old = place.run
+            opening["color"] = place.colors.number(prompt)
+            run = place.run = Run(self.worker, session, encoder, place.colors, self.folder, opening)
+            self._runs[run.token] = run
+        if old is not None:
+            self._forget(old)
+        self.worker.send(session, Play())
+        return run
+
+    def run(self, token: object) -> Run:
+        """The run that `token` opens."""
+        with self._lock:
+            if not isinstance(token, str) or token not in self._runs:
+                raise ValueError("This run is over. Press play to start a new one.")
+            return self._runs[token]
+
+    def close(self, tab: str) -> None:
+        """The tab has gone; unknown tabs are fine."""
+        with self._lock:
+            place = self._tabs.pop(tab, None)
+        if place is not None and place.run is not None:
+            self._forget(place.run)
+
+    def close_all(self) -> None:
+        """For the end of the program: no run and no file stays."""
+        for tab in list(self._tabs):
+            self.close(tab)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _forget(self, run: Run) -> None:
+        with self._lock:
+            self._runs.pop(run.token, None)
+        run.forget()
