@@ -27,6 +27,7 @@ MAX_CUES = 10_000
 MAX_PARTS = 8
 MAX_BLEND_CHUNKS = 64
 MAX_PROMPT = 2_000  # characters
+MAX_LABEL = 200
 # What is left of prompts from before several unfinished blends is dropped below this share: nobody can see
 # it.
 NEGLIGIBLE = 1e-4
@@ -49,13 +50,9 @@ class Transition:
             or not isinstance(self.chunks, int)
             or not 0 <= self.chunks <= MAX_BLEND_CHUNKS
         ):
-            raise ValueError(
-                f"transition.chunks is {self.chunks!r}; expected 0 (a cut) to {MAX_BLEND_CHUNKS}"
-            )
+            raise ValueError(f"transition.chunks is {self.chunks!r}; expected 0 (a cut) to {MAX_BLEND_CHUNKS}")
         if self.method not in get_args(Method):
-            raise ValueError(
-                f"transition.method is {self.method!r}; expected one of {', '.join(get_args(Method))}"
-            )
+            raise ValueError(f"transition.method is {self.method!r}; expected one of {', '.join(get_args(Method))}")
 
 
 CUT = Transition()
@@ -78,36 +75,28 @@ class PromptCue:
     def __post_init__(self) -> None:
         check_chunk(self.start, "cue.start")
         if not 1 <= len(self.parts) <= MAX_PARTS:
-            raise ValueError(
-                f"the cue at chunk {self.start} has {len(self.parts)} prompts; expected 1 to {MAX_PARTS}"
-            )
+            raise ValueError(f"the cue at chunk {self.start} has {len(self.parts)} prompts; expected 1 to {MAX_PARTS}")
         for prompt, weight in self.parts:
             check_prompt(prompt)
             if isinstance(weight, bool) or not math.isfinite(weight) or not 0 < weight <= 1e6:
-                raise ValueError(
-                    f"the weight of {prompt!r} is {weight!r}; expected a number above 0, at most 1000000"
-                )
+                raise ValueError(f"the weight of {prompt!r} is {weight!r}; expected a number above 0, at most 1000000")
         if self.memory not in get_args(MemoryMode):
-            raise ValueError(
-                f"cue.memory is {self.memory!r}; expected one of {', '.join(get_args(MemoryMode))}"
-            )
-        if len(self.name) > 200:
-            raise ValueError(
-                f"the name of the cue at chunk {self.start} has {len(self.name)} characters; expected at most 200"
-            )
+            raise ValueError(f"cue.memory is {self.memory!r}; expected one of {', '.join(get_args(MemoryMode))}")
+        check_label(self.name, f"the name of the cue at chunk {self.start}")
 
     @classmethod
-    def of(
-        cls, start: int, prompt: str, transition: Transition = CUT, memory: MemoryMode = "keep"
-    ) -> PromptCue:
+    def of(cls, start: int, prompt: str, transition: Transition = CUT, memory: MemoryMode = "keep") -> PromptCue:
         """A cue with one prompt."""
         return cls(start, ((prompt, 1.0),), transition, memory)
 
     @property
     def shares(self) -> Parts:
-        """The parts with weights that sum to 1."""
+        """The parts with weights that sum to 1, a prompt that is named twice only once."""
         total = math.fsum(weight for _, weight in self.parts)
-        return tuple((prompt, weight / total) for prompt, weight in self.parts)
+        merged: dict[str, float] = {}
+        for prompt, weight in self.parts:
+            merged[prompt] = merged.get(prompt, 0.0) + weight / total
+        return tuple(merged.items()) if len(merged) > 1 else ((self.parts[0][0], 1.0),)
 
     @property
     def caption(self) -> str:
@@ -119,9 +108,20 @@ def check_prompt(prompt: str) -> None:
     if not prompt.strip():
         raise ValueError("the prompt is empty; expected some words that describe the picture")
     if len(prompt) > MAX_PROMPT:
-        raise ValueError(
-            f"the prompt has {len(prompt)} characters; expected at most {MAX_PROMPT}: shorten it"
-        )
+        raise ValueError(f"the prompt has {len(prompt)} characters; expected at most {MAX_PROMPT}: shorten it")
+    _check_unicode(prompt, "the prompt")
+
+
+def check_label(text: str, what: str) -> None:
+    """Raise ValueError unless `text` is short and can be written to a file."""
+    if len(text) > MAX_LABEL:
+        raise ValueError(f"{what} has {len(text)} characters; expected at most {MAX_LABEL}: shorten it")
+    _check_unicode(text, what)
+
+
+def _check_unicode(text: str, what: str) -> None:
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError(f"{what} holds half a character (a lone surrogate); expected text: type it again")
 
 
 def caption(shares: Parts) -> str:
@@ -185,8 +185,7 @@ class Timeline:
                     f"a cue at chunk {after.start} follows one at chunk {before.start}; expected rising starts"
                 )
         check_markers(self.markers)
-        if len(self.title) > 200:
-            raise ValueError(f"the title has {len(self.title)} characters; expected at most 200")
+        check_label(self.title, "the title")
 
     @classmethod
     def single(cls, prompt: str) -> Timeline:
@@ -291,6 +290,5 @@ class Timeline:
         return tuple(
             m
             for m in self.markers
-            if not isinstance(m, LoopMark)
-            and (chunk == self.end if isinstance(m, EndMark) else m.chunk == position)
+            if not isinstance(m, LoopMark) and (chunk == self.end if isinstance(m, EndMark) else m.chunk == position)
         )

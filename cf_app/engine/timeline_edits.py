@@ -12,9 +12,6 @@ from dataclasses import replace
 
 from cf_app.engine.timeline import (
     CUT,
-    EndMark,
-    LoopMark,
-    Marker,
     MemoryMode,
     Parts,
     PromptCue,
@@ -22,6 +19,7 @@ from cf_app.engine.timeline import (
     Transition,
 )
 from cf_app.engine.timeline_history import check_past, unrolled
+from cf_app.engine.timeline_markers import EndMark, LoopMark, Marker
 
 NOMINAL_CHUNKS = 8  # what an open last cue counts as where a length is needed: 6 s, enough to see a scene
 
@@ -107,14 +105,10 @@ def split(timeline: Timeline, at: int, *, generated: int = 0) -> Timeline:
     cue = timeline.cues[now.cue]
     if now.switched or at == 0:
         raise ValueError(f"the block starts at chunk {at}; to split it, choose a chunk inside it")
-    half = replace(
-        cue, start=at, transition=Transition(now.steps - now.step, cue.transition.method), memory="keep"
-    )
+    half = replace(cue, start=at, transition=Transition(now.steps - now.step, cue.transition.method), memory="keep")
     if now.steps == 0:
         half = replace(half, transition=Transition(0, cue.transition.method))
-    return _build(
-        timeline, sorted((*timeline.cues, half), key=lambda c: c.start), timeline.markers, generated
-    )
+    return _build(timeline, sorted((*timeline.cues, half), key=lambda c: c.start), timeline.markers, generated)
 
 
 def delete(timeline: Timeline, cue: int, *, generated: int = 0) -> Timeline:
@@ -134,15 +128,13 @@ def resize(timeline: Timeline, cue: int, stop: int | None, *, generated: int = 0
     timeline = unrolled(timeline, generated)
     index = find(timeline, cue)
     if index + 1 == len(timeline.cues):
-        marks = [mark for mark in timeline.markers if not isinstance(mark, EndMark)]
+        marks: list[Marker] = [mark for mark in timeline.markers if not isinstance(mark, EndMark)]
         if stop is not None:
             _check_room(stop, cue + 1, None)
             marks.append(EndMark(stop))
         return _build(timeline, timeline.cues, marks, generated)
     if stop is None:
-        raise ValueError(
-            f"the block at chunk {cue} is not the last one, so it can not be open-ended; expected a chunk"
-        )
+        raise ValueError(f"the block at chunk {cue} is not the last one, so it can not be open-ended; expected a chunk")
     after = timeline.stop_of(index + 1)
     _check_room(stop, cue + 1, None if after is None else after - 1)
     cues = list(timeline.cues)
@@ -153,9 +145,7 @@ def resize(timeline: Timeline, cue: int, stop: int | None, *, generated: int = 0
 def _check_room(chunk: int, first: int, last: int | None) -> None:
     if chunk < first or (last is not None and chunk > last):
         room = f"chunk {first} or later" if last is None else f"chunk {first} to {last}"
-        raise ValueError(
-            f"chunk {chunk} is outside the room between its neighbours; expected {room if last is None or last >= first else 'no move: there is no room'}"
-        )
+        raise ValueError(f"chunk {chunk} is outside the room between the neighbours ({room})")
 
 
 def move(timeline: Timeline, cue: int, to: int, *, generated: int = 0) -> Timeline:
@@ -186,9 +176,7 @@ def reorder(timeline: Timeline, cue: int, by: int, *, generated: int = 0) -> Tim
     index = find(timeline, cue)
     first = index if by > 0 else index - 1
     if by not in (1, -1) or first < 0 or first + 1 >= len(timeline.cues):
-        raise ValueError(
-            f"the block at chunk {cue} has no neighbour {'after' if by > 0 else 'before'} it to swap with"
-        )
+        raise ValueError(f"the block at chunk {cue} has no neighbour {'after' if by > 0 else 'before'} it to swap with")
     left, right = timeline.cues[first], timeline.cues[first + 1]
     cues = list(timeline.cues)
     cues[first : first + 2] = [
@@ -234,9 +222,7 @@ def change(
         transition=old.transition if transition is None else transition,
         memory=old.memory if memory is None else memory,
     )
-    return _build(
-        timeline, [*timeline.cues[:index], new, *timeline.cues[index + 1 :]], timeline.markers, generated
-    )
+    return _build(timeline, [*timeline.cues[:index], new, *timeline.cues[index + 1 :]], timeline.markers, generated)
 
 
 def rename(timeline: Timeline, cue: int, name: str, *, generated: int = 0) -> Timeline:

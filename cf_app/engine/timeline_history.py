@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from cf_app.engine.timeline import EndMark, LoopMark, Marker, PromptCue, Timeline, Transition
+from cf_app.engine.timeline import PromptCue, Timeline, Transition
+from cf_app.engine.timeline_markers import EndMark, LoopMark, Marker
 
 HISTORY_LIMIT = 200
 
@@ -56,9 +57,7 @@ def unrolled(timeline: Timeline, generated: int) -> Timeline:
         entered = timeline.cues[timeline.index_at(loop.to)]
         body.insert(
             0,
-            replace(
-                entered, start=loop.to, transition=Transition(0, entered.transition.method), memory="keep"
-            ),
+            replace(entered, start=loop.to, transition=Transition(0, entered.transition.method), memory="keep"),
         )
     cues = [cue for cue in timeline.cues if cue.start < loop.chunk]
     marks = [mark for mark in timeline.markers if mark.chunk < loop.chunk]

@@ -100,9 +100,7 @@ class EndModel(_Model):
     chunk: Chunk
 
 
-MarkerModel = Annotated[
-    SeedModel | MemoryModel | PauseModel | LoopModel | EndModel, Field(discriminator="kind")
-]
+MarkerModel = Annotated[SeedModel | MemoryModel | PauseModel | LoopModel | EndModel, Field(discriminator="kind")]
 
 
 class TimelineModel(_Model):
@@ -133,7 +131,7 @@ def to_dict(timeline: Timeline) -> dict[str, Any]:
 
 def parts_to_dict(parts: Parts) -> dict[str, Any]:
     """{"prompt": ...}, or {"blend": [...]} for several prompts."""
-    if len(parts) == 1:
+    if len(parts) == 1 and parts[0][1] == 1:
         return {"prompt": parts[0][0]}
     return {"blend": [{"prompt": prompt, "weight": weight} for prompt, weight in parts]}
 
@@ -161,7 +159,7 @@ def from_dict(data: object) -> Timeline:
         )
     if data.get("version") != VERSION or isinstance(data.get("version"), bool):
         raise TimelineFormatError(
-            f"version is {_short(data.get('version'))}; this program reads version {VERSION}: update it, or export again"
+            f"version is {_short(data.get('version'))}; this program reads version {VERSION}: update it or export again"
         )
     try:
         model = TimelineModel.model_validate(data)
@@ -169,9 +167,7 @@ def from_dict(data: object) -> Timeline:
         raise TimelineFormatError("; ".join(_described(detail) for detail in error.errors()[:5])) from error
     try:
         cues = sorted((_cue(cue, index) for index, cue in enumerate(model.cues)), key=lambda cue: cue.start)
-        marks = sorted(
-            (marker_from_dict(mark.model_dump()) for mark in model.markers), key=lambda mark: mark.chunk
-        )
+        marks = sorted((marker_from_dict(mark.model_dump()) for mark in model.markers), key=lambda mark: mark.chunk)
         return Timeline(tuple(cues), tuple(marks), model.title)
     except TimelineFormatError:
         raise
@@ -185,9 +181,7 @@ def _cue(model: CueModel, index: int) -> PromptCue:
             f'cues[{index}]: expected either "prompt" or "blend", got {"neither" if model.prompt is None else "both"}'
         )
     parts = (
-        ((model.prompt, 1.0),)
-        if model.prompt is not None
-        else tuple((p.prompt, p.weight) for p in model.blend or ())
+        ((model.prompt, 1.0),) if model.prompt is not None else tuple((p.prompt, p.weight) for p in model.blend or ())
     )
     transition = Transition(model.transition.chunks, model.transition.method)
     try:
@@ -225,9 +219,7 @@ def loads(text: str | bytes) -> Timeline:
     return from_dict(data)
 
 
-_SCENE = re.compile(
-    r"^(?P<prompt>.*?)\s*\[\s*(?P<seconds>[0-9]*\.?[0-9]+)\s*s?\s*(?P<cut>#?)\s*\]\s*$", re.DOTALL
-)
+_SCENE = re.compile(r"^(?P<prompt>.*?)\s*\[\s*(?P<seconds>[0-9]*\.?[0-9]+)\s*s?\s*(?P<cut>#?)\s*\]\s*$", re.DOTALL)
 
 
 def parse_text(text: str, chunk_seconds: float) -> Timeline:
@@ -260,9 +252,7 @@ def parse_text(text: str, chunk_seconds: float) -> Timeline:
 def parse_list(entries: Sequence[tuple[float, str]], chunk_seconds: float) -> Timeline:
     """[(start in seconds, prompt), ...]: starts rise from 0 and are rounded to whole chunks."""
     if not entries:
-        raise TimelineFormatError(
-            'the list is empty; expected [[0, "first prompt"], [10, "next prompt"], ...]'
-        )
+        raise TimelineFormatError('the list is empty; expected [[0, "first prompt"], [10, "next prompt"], ...]')
     cues = []
     for number, entry in enumerate(entries, start=1):
         if (
@@ -273,9 +263,7 @@ def parse_list(entries: Sequence[tuple[float, str]], chunk_seconds: float) -> Ti
         ):
             raise TimelineFormatError(f"entry {number} is {_short(entry)}; expected [seconds, prompt]")
         if not isinstance(entry[0], int | float):
-            raise TimelineFormatError(
-                f"entry {number} starts at {_short(entry[0])}; expected a number of seconds"
-            )
+            raise TimelineFormatError(f"entry {number} starts at {_short(entry[0])}; expected a number of seconds")
         start = _chunks(entry[0], chunk_seconds, f"entry {number}", least=0)
         cues.append(_checked_cue(start, entry[1], number, "keep"))
     return _checked_timeline(cues, ())
@@ -283,9 +271,7 @@ def parse_list(entries: Sequence[tuple[float, str]], chunk_seconds: float) -> Ti
 
 def _chunks(seconds: float, chunk_seconds: float, what: str, least: int) -> int:
     if not math.isfinite(seconds) or not 0 <= seconds / chunk_seconds <= MAX_CHUNK:
-        raise TimelineFormatError(
-            f"{what}: {_short(seconds)} s; expected 0 to {MAX_CHUNK * chunk_seconds:.0f} seconds"
-        )
+        raise TimelineFormatError(f"{what}: {_short(seconds)} s; expected 0 to {MAX_CHUNK * chunk_seconds:.0f} seconds")
     return max(least, round(seconds / chunk_seconds))
 
 

@@ -42,9 +42,7 @@ class MemoryMark:
 
     def __post_init__(self) -> None:
         if self.policy is None and self.tau is None:
-            raise ValueError(
-                f"the memory marker at chunk {self.chunk} changes nothing; expected a policy or a tau"
-            )
+            raise ValueError(f"the memory marker at chunk {self.chunk} changes nothing; expected a policy or a tau")
         if self.tau is not None and not -1 <= self.tau <= 1:
             raise ValueError(f"tau is {self.tau!r}; expected a cosine similarity from -1 to 1")
 
@@ -68,9 +66,7 @@ class LoopMark:
     def __post_init__(self) -> None:
         check_chunk(self.to, "loop.to")
         if self.to >= self.chunk:
-            raise ValueError(
-                f"the loop at chunk {self.chunk} goes to chunk {self.to}; expected an earlier chunk"
-            )
+            raise ValueError(f"the loop at chunk {self.chunk} goes to chunk {self.to}; expected an earlier chunk")
 
     @property
     def period(self) -> int:
@@ -105,8 +101,6 @@ def check_markers(markers: tuple[Marker, ...]) -> None:
                 f"the {marker.kind} marker at chunk {marker.chunk} follows one at chunk {last}; expected them sorted"
             )
         if isinstance(marker, EndMark) and marker.chunk == 0:
-            raise ValueError(
-                "the end marker is at chunk 0; expected chunk 1 or later, a film needs one chunk"
-            )
+            raise ValueError("the end marker is at chunk 0; expected chunk 1 or later, a film needs one chunk")
         seen.add(place)
         last = marker.chunk
