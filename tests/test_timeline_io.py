@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from pathlib import Path
@@ -56,9 +57,9 @@ def _broken(rng: random.Random) -> str | bytes:
         if act == 0 and len(where) > 0:
             del where[key]
         elif act == 1 and isinstance(where, dict):
-            where[rng.choice(["promt", "start", "x" * 50, "kind"])] = rng.choice(junk)
+            where[rng.choice(["promt", "start", "x" * 50, "kind"])] = copy.deepcopy(rng.choice(junk))
         elif where:
-            where[key] = rng.choice(junk)
+            where[key] = copy.deepcopy(rng.choice(junk))
     text = json.dumps(data)
     act = rng.randrange(6)
     if act == 0:
