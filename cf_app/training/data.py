@@ -1,0 +1,97 @@
+"""Latent videos of the embedded world on disk: drawn, encoded once, read at random by every later stage.
+
+A shard is one safetensors file: `latents` float16 [N, F, C, Y, X] (normalised) and `labels` uint8 [N, chunks, 6],
+the scene each chunk's prompt names (order of `grammar.ATTRIBUTES`). Shards may be added while a training reads them.
+"""
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..model.vae import TinyVideoAutoencoder
+from .grammar import ATTRIBUTES, Scene, describe, scene_labels
+from .world import FPS, World, render
+
+CHUNK_FRAMES, CHUNK_LATENTS = 12, 3
+CHUNK_SECONDS = CHUNK_FRAMES / FPS
+
+
+def sample_cues(rng: random.Random, chunks: int) -> tuple[tuple[float, Scene], ...]:
+    """A first scene; in half of the videos one or two attributes change every 6 to 14 chunks, on a chunk's start."""
+    scene = Scene.sample(rng)
+    cues = [(0.0, scene)]
+    chunk = rng.randint(6, 14)
+    while rng.random() < 0.5 and chunk < chunks:
+        names = rng.sample(tuple(ATTRIBUTES), rng.choice((1, 1, 2)))
+        scene = scene.changed(rng, tuple(names))
+        cues.append((chunk * CHUNK_SECONDS, scene))
+        chunk += rng.randint(6, 14)
+    return tuple(cues)
+
+
+def draw_video(world: World, chunks: int) -> Tensor:
+    """All pixel frames of `chunks` chunks of `world`: [1, 3, P, H, W] in [-1, 1]."""
+    times = torch.arange(chunks * CHUNK_FRAMES) / FPS
+    return torch.cat([render(world, part) for part in times.split(48)]).transpose(0, 1)[None] * 2 - 1
+
+
+@torch.no_grad()
+def make_shard(path: Path, vae: TinyVideoAutoencoder, videos: int, chunks: int, seed: int) -> None:
+    """Draws and encodes `videos` videos of `chunks` chunks into one file, written whole or not at all."""
+    rng = random.Random(seed)
+    latents, labels = [], []
+    for _ in range(videos):
+        world = World.sample(rng, sample_cues(rng, chunks), chunks * CHUNK_SECONDS)
+        with torch.autocast("cpu", torch.bfloat16):
+            latents.append(vae.encode(draw_video(world, chunks))[0].transpose(0, 1).half())
+        labels.append([scene_labels(world.scene_at(i * CHUNK_SECONDS)) for i in range(chunks)])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".part")
+    save_file({"latents": torch.stack(latents).contiguous(), "labels": torch.tensor(labels, dtype=torch.uint8)}, fresh)
+    os.replace(fresh, path)
+
+
+class LatentVideos:
+    """Every shard of a folder, in memory; `refresh` takes in new ones.
+
+    Raises:
+        ValueError: the folder holds no shard.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.seen = folder, set[Path]()
+        self.latents: list[Tensor] = []
+        self.labels: list[Tensor] = []
+        self.refresh()
+        if not self.latents:
+            raise ValueError(f"no training videos in {folder}: make some first (python -m cf_app train data)")
+
+    def refresh(self) -> None:
+        for path in sorted(set(self.folder.glob("*.safetensors")) - self.seen):
+            shard = load_file(path)
+            self.latents += list(shard["latents"])
+            self.labels += list(shard["labels"])
+            self.seen.add(path)
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of the shortest video."""
+        return min(len(labels) for labels in self.labels)
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def clip(self, video: int, chunk: int, count: int) -> Tensor:
+        """Latents of `count` chunks from `chunk` on: [C, F, Y, X], float32."""
+        part = self.latents[video][chunk * CHUNK_LATENTS:(chunk + count) * CHUNK_LATENTS]
+        return part.float().transpose(0, 1)
+
+    def prompt(self, video: int, chunk: int, rng: random.Random, drop: float) -> str:
+        """A paraphrase of what the chunk's prompt names."""
+        values = [options[i] for options, i in zip(ATTRIBUTES.values(), self.labels[video][chunk].tolist(), strict=True)]
+        return describe(Scene(*values), rng, drop)

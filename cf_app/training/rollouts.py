@@ -1,0 +1,223 @@
+"""Stage 2 of the student: whole videos, chunk by chunk over the Slow-Fast memory, on recorded truth.
+
+Each step stands at one chunk of a batch of videos. The previous chunk's clean pass runs with gradients over the
+memory of its time, then several noisy copies of the present chunk run over the present memory; so training and
+generation attend to exactly the same slots. Older keys and values are kept without gradients.
+Error recycling (Context Forcing, section 3.3): residuals of the student's own predictions, from a bank, are added to clean
+latents before they become context, so that the student learns to continue from its own mistakes.
+"""
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from ..model.attention import TextKV
+from ..model.rope import rotate
+from .data import CHUNK_LATENTS, LatentVideos
+from .loop import Budget, Ema, Run
+from .losses import flow_matching, noised, predicted_x0, sample_sigmas
+from .pictures import picture_flow, sample_chunks
+from .student import SHIFT, Student, student_levels
+
+SINK, SLOW, FAST = 3, 12, 6
+
+
+@dataclass(frozen=True)
+class RolloutTraining:
+    """`videos` rolled out together, `copies` noise levels for each chunk, `pictures` first chunks beside them."""
+
+    budget: Budget
+    videos: int = 10
+    copies: int = 2
+    pictures: int = 6
+    drop: float = 0.1
+    focus: float = 0.7
+    recycle: float = 0.5
+    muon_rate: float = 3e-3
+    adam_rate: float = 6e-4
+    ema: float = 0.998
+    seed: int = 0
+
+
+def slots_at(chunk: int, promoted: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
+    """The memory that `chunk` sees: (source latents, their positions, the chunk's own positions).
+
+    Position = slot. The first 18 latents fill their own slots; the n-th promotion overwrites slot 3 + n, and once
+    twelve are there the newest twelve stay in order; the previous chunk sits in the last three slots before the chunk.
+    """
+    first = min(CHUNK_LATENTS * chunk, SINK + SLOW + FAST - CHUNK_LATENTS)
+    slots = list(range(first))
+    if CHUNK_LATENTS * chunk > first:
+        slots[-CHUNK_LATENTS:] = range(CHUNK_LATENTS * (chunk - 1), CHUNK_LATENTS * chunk)
+    slow = list(promoted)[-SLOW:]
+    slots[SINK:SINK + len(slow)] = slow
+    return slots, list(range(first)), list(range(first, first + CHUNK_LATENTS))
+
+
+@dataclass
+class MemoryContext:
+    """A `KVContext` over stored keys and values of chosen latents; keeps what the pass computes for its own chunk."""
+
+    batch: int
+    query_rope: Tensor
+    memory_rope: Tensor | None
+    memory: list[tuple[Tensor, Tensor]]
+    mask: None = None
+    own: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Own keys (not rotated) and values [B, Tq, H, D]; returns rotated keys and values with the memory in front."""
+        self.own.append((key, value))
+        rotated = rotate(key, self.query_rope)
+        if self.memory_rope is None:
+            return rotated, value
+        past_key, past_value = self.memory[layer]
+        past = rotate(past_key, self.memory_rope)
+        repeat = self.batch // len(past)
+        past, past_value = past.repeat(repeat, 1, 1, 1), past_value.repeat(repeat, 1, 1, 1)
+        return torch.cat([past, rotated], 1), torch.cat([past_value, value], 1)
+
+
+class Rollout:
+    """A batch of videos on their way: stored keys and values by latent, and what was promoted."""
+
+    def __init__(self, latents: Tensor, prompts: list[list[str]], promotion: float, rng: random.Random) -> None:
+        self.latents, self.prompts, self.promotion, self.rng = latents, prompts, promotion, rng
+        self.chunk = 0
+        self.promoted: list[int] = []
+        self.before: list[int] = []
+        self.stored: dict[int, list[tuple[Tensor, Tensor]]] = {}
+
+    @property
+    def chunks(self) -> int:
+        return self.latents.shape[2] // CHUNK_LATENTS
+
+    def truth(self, chunk: int) -> Tensor:
+        """Clean latents of `chunk`: [B, C, 3, Y, X]."""
+        return self.latents[:, :, chunk * CHUNK_LATENTS:(chunk + 1) * CHUNK_LATENTS]
+
+    def context(self, student: Student, chunk: int, promoted: Sequence[int], batch: int) -> MemoryContext:
+        """What `chunk` may read, for `batch` samples (a multiple of the videos, copy-major)."""
+        sources, positions, own = slots_at(chunk, promoted)
+        query = student.rope(own, self.latents)
+        if not sources:
+            return MemoryContext(batch, query, None, [])
+        layers = range(len(student.transformer.blocks))
+        memory = [tuple(torch.cat([self.stored[s][layer][i] for s in sources], 1) for i in (0, 1)) for layer in layers]
+        return MemoryContext(batch, query, student.rope(positions, self.latents), memory)  # type: ignore[arg-type]
+
+    def store(self, chunk: int, own: list[tuple[Tensor, Tensor]]) -> None:
+        """Keeps a clean pass's keys and values, latent by latent."""
+        pieces = [(k.chunk(CHUNK_LATENTS, 1), v.chunk(CHUNK_LATENTS, 1)) for k, v in own]
+        for i in range(CHUNK_LATENTS):
+            self.stored[chunk * CHUNK_LATENTS + i] = [(k[i], v[i]) for k, v in pieces]
+
+    def advance(self) -> None:
+        """Goes on to the next chunk: cuts gradients, promotes by chance, forgets what no slot can show again."""
+        self.stored = {s: [(k.detach(), v.detach()) for k, v in layers] for s, layers in self.stored.items()}
+        done = self.chunk - 1
+        self.before = list(self.promoted)
+        if done >= 1 and self.rng.random() < self.promotion:
+            self.promoted.append(self.chunk * CHUNK_LATENTS)
+        self.chunk += 1
+        recent = range((self.chunk - 3) * CHUNK_LATENTS, self.chunk * CHUNK_LATENTS)
+        keep = {*range(SINK + SLOW), *self.promoted[-SLOW - 1:], *recent}
+        self.stored = {s: layers for s, layers in self.stored.items() if s in keep}
+
+
+def rollout_loss(student: Student, rollout: Rollout, clean: Tensor | None, noisy: Tensor, sigma: Tensor) -> Tensor:
+    """The flow of `noisy` [copies * B, ...] at the rollout's chunk, its memory completed by the clean pass over `clean`."""
+    chunk, videos = rollout.chunk, len(rollout.latents)
+    if clean is not None:
+        context = rollout.context(student, chunk - 1, rollout.before, videos)
+        text = student.text_keys_values([p[chunk - 1] for p in rollout.prompts])
+        student.flow(clean, torch.zeros(videos, device=clean.device), text, context)
+        rollout.store(chunk - 1, context.own)
+    copies = len(noisy) // videos
+    text = student.text_keys_values([p[chunk] for p in rollout.prompts])
+    text = TextKV(tuple(k.repeat(copies, 1, 1, 1) for k in text.keys), tuple(v.repeat(copies, 1, 1, 1) for v in text.values))
+    return student.flow(noisy, sigma, text, rollout.context(student, chunk, rollout.promoted, len(noisy)))
+
+
+def start_rollout(videos: LatentVideos, config: RolloutTraining, rng: random.Random, device: torch.device) -> Rollout:
+    """Random videos from a random start; how often a chunk is promoted is drawn anew for each rollout."""
+    offset = rng.randrange(6)
+    length = videos.chunks - offset
+    picks = [rng.randrange(len(videos)) for _ in range(config.videos)]
+    prompts = [[videos.prompt(v, offset + c, rng, config.drop) for c in range(length)] for v in picks]
+    latents = torch.stack([videos.clip(v, offset, length) for v in picks]).to(device)
+    return Rollout(latents, prompts, rng.choice((0.1, 0.3, 0.5, 0.5, 0.7, 1.0)), rng)
+
+
+def recycle_errors(x: Tensor, bank: Sequence[Tensor], probability: float, rng: random.Random) -> Tensor:
+    """x + I e with I ~ Bernoulli(probability) for each sample and e a residual of the bank (Context Forcing, eq. 9)."""
+    if not bank:
+        return x
+    errors = torch.stack([rng.choice(bank) * (rng.random() < probability) for _ in range(len(x))])
+    return x + errors.to(x)
+
+
+def train_rollouts(data: Path, start: Path, folder: Path, config: RolloutTraining) -> Student:
+    """Trains (or resumes) the student in `start` on the shards in `data`; writes the EMA weights to `student/`."""
+    accelerator = Accelerator(mixed_precision="bf16")
+    torch.manual_seed(config.seed + accelerator.process_index)
+    student = Student.load(start)
+    optimizers = student.optimizers(config.muon_rate, config.adam_rate)
+    model, *prepared = accelerator.prepare(student, *optimizers)
+    run, ema = Run(accelerator, folder, config.budget), Ema(student, config.ema)
+    accelerator.register_for_checkpointing(run, ema)
+    run.resume()
+    videos, rng = LatentVideos(data), random.Random(config.seed * 1000 + accelerator.process_index + run.step)
+    rollout, bank = start_rollout(videos, config, rng, accelerator.device), deque[Tensor](maxlen=400)
+    for step in run.steps():
+        run.schedule(optimizers, [config.muon_rate, config.adam_rate], decay=.35)
+        x0 = rollout.truth(rollout.chunk).repeat(config.copies, 1, 1, 1, 1)
+        clean = None
+        if rollout.chunk:
+            clean = recycle_errors(rollout.truth(rollout.chunk - 1), bank, config.recycle, rng)
+        sigma = sample_sigmas(len(x0), SHIFT, student_levels(), config.focus).to(x0)
+        noise = torch.randn_like(x0)
+        noisy = noised(x0, noise, sigma)
+        with accelerator.autocast():
+            flow = model(rollout_loss, rollout, clean, noisy, sigma)
+        errors = (flow.detach() - (noise - x0)).square().flatten(1).mean(1)
+        loss = flow_matching(flow, x0, noise)
+        accelerator.backward(loss)
+        picture = _picture_loss(model, videos, config, rng, accelerator)
+        norm = accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in prepared:
+            optimizer.step()
+            optimizer.zero_grad()
+        ema.update(student)
+        residual = (predicted_x0(noisy, flow.detach(), sigma) - x0)[sigma < .75]
+        bank.extend(residual.half().unbind(0))
+        if step % 20 == 0:
+            run.log(chunk=float(rollout.chunk), loss=loss.detach(), pure_noise=errors[sigma > .95].mean(),
+                    last_level=errors[sigma < .5].mean(), picture=picture, norm=norm)
+        rollout.advance()
+        if rollout.chunk == rollout.chunks:
+            videos.refresh()
+            rollout = start_rollout(videos, config, rng, accelerator.device)
+    ema.copy_to(student)
+    student.save(folder / "student")
+    return student
+
+
+def _picture_loss(model: torch.nn.Module, videos: LatentVideos, config: RolloutTraining, rng: random.Random,
+                  accelerator: Accelerator) -> Tensor:
+    """Keeps the first chunk in training: adds its gradient, weighted by its share of the samples."""
+    x0, prompts = sample_chunks(videos, rng, config.pictures, config.drop)
+    x0 = x0.to(accelerator.device)
+    sigma = sample_sigmas(len(x0), SHIFT, student_levels(), config.focus).to(x0)
+    noise = torch.randn_like(x0)
+    with accelerator.autocast():
+        loss = flow_matching(model(picture_flow, noised(x0, noise, sigma), sigma, prompts), x0, noise)
+    accelerator.backward(loss * config.pictures / (config.videos * config.copies))
+    return loss.detach()
