@@ -135,22 +135,20 @@ def caption(shares: Parts) -> str:
 class Prompting:
     """What a chunk is asked to show; the engine makes one text state of it (see `folds`).
 
-    parts: (prompt, share), shares sum to 1, what came first stands first. cue: index in `Timeline.cues`.
+    parts: (prompt, share), shares sum to 1, what came first stands first. caption: the cue's prompt in one line, also
+    while a blend is still on its way to it; panels and colours go by it. cue: index in `Timeline.cues`.
     switched: this cue begins at this chunk, and it is not the first of the film: now `memory` acts.
     step, steps: chunk `step` of a blend over `steps` chunks; steps = 0 when nothing is blending.
     """
 
     parts: Parts
+    caption: str
     method: Method
     cue: int
     switched: bool
     memory: MemoryMode
     step: int = 0
     steps: int = 0
-
-    @property
-    def caption(self) -> str:
-        return caption(self.parts)
 
     def folds(self) -> Iterator[tuple[str, float]]:
         """(prompt, t) in order: state = that of the first prompt (t = 1), then state = mix(state, prompt's
@@ -256,6 +254,7 @@ class Timeline:
         blending = start > 0 and step < cue.transition.chunks
         return Prompting(
             parts=self._shares(chunk),
+            caption=cue.caption,
             method=cue.transition.method,
             cue=index,
             switched=chunk == start and chunk > 0,
