@@ -1,0 +1,85 @@
+"""The autoencoder: streaming equals the whole, state is never changed in place, bad input is named."""
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cf_app.model.vae import TinyVideoAutoencoder
+from cf_app.training.autoencoder import embedded_autoencoder
+
+
+@pytest.fixture(scope="module")
+def vae() -> TinyVideoAutoencoder:
+    torch.manual_seed(0)
+    model = embedded_autoencoder().eval()
+    model.register_to_config(latents_mean=[0.1] * 16, latents_std=[0.7] * 16)
+    return model
+
+
+@torch.no_grad()
+def test_streamed_decode_equals_whole_decode(vae: TinyVideoAutoencoder) -> None:
+    latents = torch.randn(2, 16, 7, 4, 6)
+    whole, last = vae.decode(latents, vae.initial_state(2))
+    state, parts = vae.initial_state(2), []
+    for part in latents.split([3, 1, 3], dim=2):
+        frames, state = vae.decode(part, state)
+        parts.append(frames)
+    assert whole.shape == (2, 3, 28, 32, 48)
+    torch.testing.assert_close(torch.cat(parts, 2), whole, atol=1e-5, rtol=1e-5)
+    for a, b in zip(state, last, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_decode_leaves_its_state_alone_so_a_fork_replays(vae: TinyVideoAutoencoder) -> None:
+    _, state = vae.decode(torch.randn(1, 16, 3, 4, 6))
+    kept = [part.clone() for part in state]
+    chunk = torch.randn(1, 16, 3, 4, 6)
+    first, _ = vae.decode(chunk, state)
+    vae.decode(torch.randn(1, 16, 3, 4, 6), state)
+    again, _ = vae.decode(chunk, state)
+    assert torch.equal(first, again)
+    assert all(torch.equal(a, b) for a, b in zip(kept, state, strict=True))
+
+
+@torch.no_grad()
+def test_the_past_matters(vae: TinyVideoAutoencoder) -> None:
+    _, state = vae.decode(torch.randn(1, 16, 3, 4, 6))
+    chunk = torch.randn(1, 16, 3, 4, 6)
+    assert not torch.equal(vae.decode(chunk, state)[0], vae.decode(chunk, None)[0])
+
+
+@torch.no_grad()
+def test_encode_is_normalised_by_the_config(vae: TinyVideoAutoencoder) -> None:
+    frames = torch.rand(1, 3, 8, 32, 48) * 2 - 1
+    normalised = vae.encode(frames)
+    plain = embedded_autoencoder().eval()
+    plain.load_state_dict(vae.state_dict())
+    assert normalised.shape == (1, 16, 2, 4, 6)
+    torch.testing.assert_close(normalised, (plain.encode(frames) - 0.1) / 0.7, atol=1e-5, rtol=1e-4)
+
+
+def test_a_broken_count_of_pixel_frames_is_named(vae: TinyVideoAutoencoder) -> None:
+    with pytest.raises(ValueError, match=r"10 pixel frames: expected a multiple of 4"):
+        vae.encode(torch.zeros(1, 3, 10, 32, 48))
+
+
+def test_save_and_load_keep_config_and_pictures(vae: TinyVideoAutoencoder, tmp_path) -> None:
+    vae.save_pretrained(tmp_path)
+    loaded = TinyVideoAutoencoder.from_pretrained(tmp_path)
+    latents = torch.randn(1, 16, 2, 4, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.decode(latents)[0], vae.decode(latents)[0], atol=1e-5, rtol=1e-5)
+    assert loaded.spatial_scale == 8
+    assert loaded.temporal_scale == 4
+
+
+def test_default_sizes_are_those_of_taew2_1() -> None:
+    """Key names and shapes of github.com/madebyollin/taehv, so that its weights load strictly."""
+    shapes = {name: tuple(p.shape) for name, p in TinyVideoAutoencoder().state_dict().items()}
+    assert shapes["encoder.0.weight"] == (64, 3, 3, 3)
+    assert shapes["encoder.2.conv.weight"] == (64, 128, 1, 1)
+    assert shapes["decoder.1.weight"] == (256, 16, 3, 3)
+    assert shapes["decoder.3.conv.0.weight"] == (256, 512, 3, 3)
+    assert shapes["decoder.7.conv.weight"] == (256, 256, 1, 1)
+    assert shapes["decoder.22.weight"] == (3, 64, 3, 3)

@@ -1,0 +1,84 @@
+"""The procedural world: pictures are functions of world and time, prompts say what is drawn, cameras come back."""
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cf_app.training.grammar import ATTRIBUTES, Scene, describe, vocabulary
+from cf_app.training.world import SWEEP_SECONDS, World, render
+
+SCENE = Scene("red", "ball", "rolls", "meadow", "day", "still")
+
+
+def world(scene: Scene, seed: int = 1) -> World:
+    return World.sample(random.Random(seed), ((0.0, scene),))
+
+
+def test_a_picture_depends_on_its_time_alone() -> None:
+    w, times = world(SCENE), torch.tensor([0.0, 3.5, 7.25])
+    together = render(w, times)
+    assert together.shape == (3, 3, 80, 128)
+    assert 0 <= float(together.min()) <= float(together.max()) <= 1
+    torch.testing.assert_close(render(w, times[1:2])[0], together[1])
+
+
+def test_what_the_sweeping_camera_left_comes_back() -> None:
+    w = world(Scene("red", "ball", "rolls", "meadow", "day", "sweeps"))
+    # The subject has other periods than the camera: compare left of its reach.
+    now, quarter, whole = render(w, 1.0 + torch.tensor([0.0, 0.25, 1.0]) * SWEEP_SECONDS)[:, :, :, :15]
+    assert float((now - quarter).abs().max()) > 0.2
+    assert float((now - whole).abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize(("name", "channel"), [("red", 0), ("green", 1), ("blue", 2)])
+def test_the_subject_has_its_colour(name: str, channel: int) -> None:
+    scene = Scene(name, "box", "hops", "snow", "day", "still")
+    other = Scene("white", "box", "hops", "snow", "day", "still")
+    times = torch.arange(4) / 4
+    a, b = (render(World.sample(random.Random(5), ((0.0, s),)), times) for s in (scene, other))
+    changed = (a - b).abs().sum(1) > .3
+    mean = torch.stack([a[:, c][changed].mean() for c in range(3)])
+    assert int(mean.argmax()) == channel
+
+
+def test_a_change_of_prompt_fades_and_leaves_the_landmarks() -> None:
+    cues = ((0.0, SCENE), (3.0, Scene("red", "ball", "rolls", "meadow", "night", "still")))
+    w = World.sample(random.Random(2), cues)
+    light = render(w, torch.tensor([2.9, 3.5, 4.5])).mean((1, 2, 3))
+    assert light[0] > light[1] > light[2]
+    assert w.scene_at(2.9).time == "day"
+    assert w.scene_at(3.0).time == "night"
+
+
+def test_the_camera_never_jumps() -> None:
+    cues = ((0.0, Scene("red", "ball", "rolls", "meadow", "day", "right")),
+            (5.0, Scene("red", "ball", "rolls", "meadow", "day", "sweeps")),
+            (11.0, Scene("red", "ball", "rolls", "meadow", "day", "left")))
+    w = World.sample(random.Random(3), cues)
+    path = [w.camera(t / 16) for t in range(320)]
+    assert max(abs(a - b) for a, b in zip(path, path[1:], strict=False)) < 3
+
+
+@given(st.randoms(use_true_random=False), st.floats(0, 0.5))
+def test_prompts_use_known_words_only(rng: random.Random, drop: float) -> None:
+    text = describe(Scene.sample(rng), rng, drop)
+    assert set(text.replace(",", "").split()) <= set(vocabulary())
+
+
+def test_an_undropped_prompt_tells_scenes_apart() -> None:
+    rng = random.Random(0)
+    seen: dict[str, Scene] = {}
+    for _ in range(300):
+        scene = Scene.sample(rng)
+        assert seen.setdefault(describe(scene), scene) == scene
+
+
+def test_changed_changes_exactly_what_it_names() -> None:
+    rng = random.Random(0)
+    for name in ATTRIBUTES:
+        other = SCENE.changed(rng, (name,))
+        assert [n for n in ATTRIBUTES if getattr(other, n) != getattr(SCENE, n)] == [name]
