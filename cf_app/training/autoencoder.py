@@ -32,8 +32,8 @@ class AutoencoderTraining:
     fresh: int = 1
     muon_rate: float = 3e-3
     adam_rate: float = 1e-3
-    noise: float = 0.1
-    pull: float = 3e-3
+    noise: float = 0.05
+    pull: float = 5e-4
     seed: int = 0
 
 
@@ -44,6 +44,17 @@ def embedded_autoencoder() -> TinyVideoAutoencoder:
         encoder_widths=(64, 64, 128), encoder_time=(2, 2, 1), encoder_space=(1, 1, 2), encoder_blocks=(1, 1, 2),
         decoder_widths=(128, 64, 64), decoder_time=(1, 2, 2), decoder_space=(2, 1, 1), decoder_blocks=(3, 2, 3), decoder_out=64,
     ).to(memory_format=torch.channels_last)
+
+
+def load_autoencoder(folder: Path) -> TinyVideoAutoencoder:
+    """What the stage wrote to `vae/`, ready to encode.
+
+    Raises:
+        ValueError: there is nothing there yet.
+    """
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"no autoencoder in {folder}: train it first (python -m cf_app train autoencoder)")
+    return TinyVideoAutoencoder.from_pretrained(folder).to(memory_format=torch.channels_last)
 
 
 def draw_clip(rng: random.Random, pixel_frames: int, height: int = 80) -> Tensor:

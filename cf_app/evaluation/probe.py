@@ -1,0 +1,102 @@
+"""A probe that reads a scene's attributes back from the pixels of a chunk.
+
+Trained on ground-truth renders of the embedded world alone; its accuracy there bounds what it can say about a student.
+"""
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..training.grammar import ATTRIBUTES, Scene, scene_labels
+from ..training.world import FPS, World, render
+
+CHUNK_FRAMES = 12
+LOOKS = (0, 6, 11)      # pixel frames of a chunk that the probe sees
+
+
+class Probe(nn.Module):
+    """Three pixel frames [B, 9, 80, 128] in [-1, 1] to logits per attribute (order of `ATTRIBUTES`)."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        sizes = (9, width, 2 * width, 4 * width, 4 * width)
+        layers: list[nn.Module] = []
+        for n_in, n_out in zip(sizes, sizes[1:], strict=False):
+            layers += [nn.Conv2d(n_in, n_out, 5 if n_in == 9 else 3, stride=2, padding=2 if n_in == 9 else 1),
+                       nn.BatchNorm2d(n_out), nn.ReLU()]
+        self.body = nn.Sequential(*layers)
+        self.heads = nn.ModuleList(nn.Linear(4 * width * 4 * 5, len(v)) for v in ATTRIBUTES.values())
+
+    def forward(self, looks: Tensor) -> list[Tensor]:
+        x = F.adaptive_avg_pool2d(self.body(looks), (5, 4)).flatten(1)
+        return [head(x) for head in self.heads]
+
+
+def probe_looks(frames: Tensor) -> Tensor:
+    """Pixel frames of a chunk [B, 3, 12, H, W] in [-1, 1] to the probe's input [B, 9, 80, 128]."""
+    looks = frames[:, :, list(LOOKS)].transpose(1, 2).flatten(1, 2)
+    return looks if looks.shape[-2:] == (80, 128) else F.interpolate(looks, (80, 128), mode="area")
+
+
+def draw_labelled(rng: random.Random) -> tuple[Tensor, tuple[int, ...]]:
+    """A chunk of a random scene [3, 12, 80, 128] and its labels."""
+    scene = Scene.sample(rng)
+    world = World.sample(rng, ((0.0, scene),), 30)
+    times = rng.uniform(0, 20) + torch.arange(CHUNK_FRAMES) / FPS
+    return render(world, times[list(LOOKS)]).transpose(0, 1) * 2 - 1, scene_labels(scene)
+
+
+def draw_batch(rng: random.Random, count: int) -> tuple[Tensor, Tensor]:
+    """Inputs [count, 9, 80, 128] and labels [count, 6]."""
+    pairs = [draw_labelled(rng) for _ in range(count)]
+    looks = torch.stack([p[0] for p in pairs]).transpose(1, 2).flatten(1, 2)
+    return looks, torch.tensor([p[1] for p in pairs])
+
+
+def train_probe(samples: int, steps: int, seed: int = 0) -> Probe:
+    """Trains on `samples` fixed renders with a little noise and blur, as a student's pictures have."""
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    looks, labels = draw_batch(rng, samples)
+    probe = Probe()
+    optimizer = torch.optim.AdamW(probe.parameters(), 2e-3, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    for _ in range(steps):
+        pick = torch.randint(samples, (64,))
+        x = looks[pick] + torch.randn(64, 1, 1, 1).abs() * .08 * torch.randn(64, 9, 80, 128)
+        if rng.random() < .5:
+            x = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+        loss = sum(F.cross_entropy(logits, labels[pick, i]) for i, logits in enumerate(probe(x)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return probe.eval()
+
+
+@torch.no_grad()
+def read(probe: Probe, looks: Tensor) -> Tensor:
+    """Attribute indices [B, 6] that the probe sees in [B, 9, 80, 128]."""
+    return torch.stack([logits.argmax(1) for logits in probe(looks)], 1)
+
+
+def accuracy(seen: Tensor, labels: Tensor) -> dict[str, float]:
+    """Part of right readings per attribute, 0 to 1."""
+    return {name: float((seen[:, i] == labels[:, i]).float().mean()) for i, name in enumerate(ATTRIBUTES)}
+
+
+def save_probe(probe: Probe, path: Path) -> None:
+    """Writes the probe in half precision."""
+    save_file({k: v.half() if v.is_floating_point() else v for k, v in probe.state_dict().items()}, path)
+
+
+def load_probe(path: Path) -> Probe:
+    """Reads what `save_probe` wrote."""
+    probe = Probe()
+    probe.load_state_dict({k: v.float() if v.dtype == torch.half else v for k, v in load_file(path).items()})
+    return probe.eval()
