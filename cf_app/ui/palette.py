@@ -6,6 +6,8 @@ the server has not met yet, and takes over the server's numbers from the `color`
 """
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 # (on dark, on light). Neighbours on the list are far apart in hue, so two prompts that meet are told apart.
 PALETTE: tuple[tuple[str, str], ...] = (
     ("#e6a23c", "#b9770e"),  # amber
@@ -30,10 +32,12 @@ def preferred_color(prompt: str) -> int:
 
 
 class PromptColors:
-    """Prompts in the order in which they were met. A taken number is passed over while there are free ones."""
+    """Prompts in the order in which they were met (`known` first). A taken number is passed over while there are free ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: Iterable[str] = ()) -> None:
         self._numbers: dict[str, int] = {}
+        for prompt in known:
+            self.number(prompt)
 
     def number(self, prompt: str) -> int:
         """The colour of `prompt`, 0 to `len(PALETTE) - 1`; the same for ever once asked for."""

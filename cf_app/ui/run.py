@@ -17,18 +17,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from cf_app.engine.messages import Applied, ChunkReady, Command, Ended, Event, Failed, StateChanged, Stop
-from cf_app.engine.worker import Worker
 
 from .commands import describe
 from .encoder import ChunkEncoder, mime_type
 from .palette import PromptColors
 from .recording import Recording
+
+if TYPE_CHECKING:
+    from cf_app.engine.worker import Worker
 
 Message = dict[str, Any]
 

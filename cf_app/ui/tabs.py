@@ -5,24 +5,26 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cf_app.engine import timeline_io
-from cf_app.engine.engine import Engine
 from cf_app.engine.messages import Play
-from cf_app.engine.worker import Worker
 
 from .commands import read_prompt, read_seed
 from .encoder import ChunkEncoder
 from .palette import PromptColors
 from .run import Run
 
+if TYPE_CHECKING:
+    from cf_app.engine.engine import Engine
+    from cf_app.engine.worker import Worker
+
 
 @dataclass
 class _Tab:
-    colors: PromptColors = field(default_factory=PromptColors)
+    colors: PromptColors
     run: Run | None = None
 
 
@@ -64,7 +66,7 @@ class Tabs:
             "unknown": self.engine.unknown_words(prompt),
         }
         with self._lock:
-            place = self._tabs.setdefault(tab, _Tab())
+            place = self._tabs.setdefault(tab, _Tab(PromptColors(self.engine.example_prompts)))
             old = place.run
             opening["color"] = place.colors.number(prompt)
             run = place.run = Run(self.worker, session, encoder, place.colors, self.folder, opening)

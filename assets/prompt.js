@@ -1,0 +1,87 @@
+// The prompt box (gr.HTML's js_on_load). Sends through `cf:prompt`; says under the box which words the model does not know.
+const field = element.querySelector("textarea");
+const send = element.querySelector(".cf-send");
+const words = element.querySelector(".cf-words span");
+const known = element.querySelector(".cf-words details");
+const chips = element.querySelector(".cf-chips");
+const { examples, vocabulary } = props.setup;
+
+const WAIT = 250; // ms of rest before a half-typed prompt is looked at
+const RUNNING = ["starting", "playing", "paused"];
+let mode = "idle";
+let timer = 0;
+let asked = 0;
+
+cf.prompt = () => field.value;
+field.value = examples[0] ?? "";
+known.querySelector("p").textContent = vocabulary.join("  ");
+
+function say(message, tone = "", withWords = false) {
+  words.textContent = message;
+  words.dataset.tone = tone;
+  known.hidden = !withWords || vocabulary.length === 0;
+}
+
+function unknown(list) {
+  if (list.length === 0) return say("");
+  const named = list.slice(0, 6).join(", ") + (list.length > 6 ? " …" : "");
+  say(`This model does not know: ${named}`, "hint", true);
+}
+
+async function check() {
+  const mine = ++asked;
+  if (!field.value.trim()) return say("");
+  const answer = await server.check({ prompt: field.value }).catch(() => null);
+  if (!answer || mine !== asked) return;
+  if (answer.ok) unknown(answer.unknown);
+  else say(answer.error, "bad");
+}
+
+function grow() {
+  field.style.height = "auto";
+  field.style.height = `${Math.min(field.scrollHeight, 132)}px`;
+}
+
+function submit() {
+  clearTimeout(timer);
+  asked += 1;
+  // An empty or hopeless prompt is refused by the server with words of its own; the box only passes them on.
+  cf.emit("prompt", {
+    prompt: field.value,
+    reply: (answer) => (answer.ok ? unknown(answer.unknown) : say(answer.error, "bad")),
+  });
+}
+
+for (const prompt of examples) {
+  const chip = document.createElement("button");
+  chip.type = "button";
+  chip.className = "cf-chip";
+  chip.style.setProperty("--cf-c", cf.colorVar(prompt));
+  chip.append(document.createElement("i"), prompt);
+  chip.addEventListener("click", () => {
+    field.value = prompt;
+    grow();
+    submit();
+  });
+  chips.append(chip);
+}
+
+field.addEventListener("input", () => {
+  grow();
+  clearTimeout(timer);
+  timer = setTimeout(check, WAIT);
+});
+field.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+    event.preventDefault();
+    submit();
+  }
+});
+send.addEventListener("click", submit);
+
+cf.on("mode", (detail) => {
+  mode = detail.mode;
+  send.querySelector("span").textContent = RUNNING.includes(mode) ? "Change" : "Play";
+});
+cf.on("run", (message) => unknown(message.unknown));
+cf.on("refused", (message) => say(message.message, "bad"));
