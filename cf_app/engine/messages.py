@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -97,7 +97,9 @@ class Evict:
     latent: int
 
 
-Command = Union[Play, Pause, Resume, Stop, SetPrompt, SetTimeline, SetSeed, SetMemory, Pin, Unpin, Evict]
+Command = (
+    Play | Pause | Resume | Stop | SetPrompt | SetTimeline | SetSeed | SetMemory | Pin | Unpin | Evict
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +161,7 @@ class Ended:
     reason: str
 
 
-Event = Union[ChunkReady, Applied, StateChanged, Failed, Ended]
+Event = ChunkReady | Applied | StateChanged | Failed | Ended
 
 
 @dataclass(frozen=True)
