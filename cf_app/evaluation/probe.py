@@ -4,6 +4,7 @@ Trained on ground-truth renders of the embedded world alone; its accuracy there 
 """
 from __future__ import annotations
 
+import itertools
 import random
 from pathlib import Path
 
@@ -26,7 +27,7 @@ class Probe(nn.Module):
         super().__init__()
         sizes = (9, width, 2 * width, 4 * width, 4 * width)
         layers: list[nn.Module] = []
-        for n_in, n_out in zip(sizes, sizes[1:], strict=False):
+        for n_in, n_out in itertools.pairwise(sizes):
             layers += [nn.Conv2d(n_in, n_out, 5 if n_in == 9 else 3, stride=2, padding=2 if n_in == 9 else 1),
                        nn.BatchNorm2d(n_out), nn.ReLU()]
         self.body = nn.Sequential(*layers)

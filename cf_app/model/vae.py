@@ -25,7 +25,8 @@ class MemBlock(nn.Module):
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
-        self.conv = nn.Sequential(_conv(2 * n_in, n_out), nn.ReLU(), _conv(n_out, n_out), nn.ReLU(), _conv(n_out, n_out))
+        self.conv = nn.Sequential(
+            _conv(2 * n_in, n_out), nn.ReLU(), _conv(n_out, n_out), nn.ReLU(), _conv(n_out, n_out))
         self.skip = nn.Conv2d(n_in, n_out, 1, bias=False) if n_in != n_out else nn.Identity()
 
     def forward(self, x: Tensor, past: Tensor) -> Tensor:
@@ -148,7 +149,8 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
         """
         batch, _, count, height, width = frames.shape
         if count % self.temporal_scale:
-            raise ValueError(f"{count} pixel frames: expected a multiple of {self.temporal_scale}; drop or repeat the last ones")
+            scale = self.temporal_scale
+            raise ValueError(f"{count} pixel frames: expected a multiple of {scale}; drop or repeat the last ones")
         x = frames.transpose(1, 2).reshape(-1, 3, height, width).to(self.dtype)
         x = F.pixel_unshuffle(x, self.config.patch_size).contiguous(memory_format=torch.channels_last)
         z, _ = _run(self.encoder, x, batch, None)

@@ -42,7 +42,8 @@ def embedded_autoencoder() -> TinyVideoAutoencoder:
     return TinyVideoAutoencoder(
         latent_channels=16, patch_size=4,
         encoder_widths=(64, 64, 128), encoder_time=(2, 2, 1), encoder_space=(1, 1, 2), encoder_blocks=(1, 1, 2),
-        decoder_widths=(128, 64, 64), decoder_time=(1, 2, 2), decoder_space=(2, 1, 1), decoder_blocks=(3, 2, 3), decoder_out=64,
+        decoder_widths=(128, 64, 64), decoder_time=(1, 2, 2), decoder_space=(2, 1, 1), decoder_blocks=(3, 2, 3),
+        decoder_out=64,
     ).to(memory_format=torch.channels_last)
 
 

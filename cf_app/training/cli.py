@@ -14,13 +14,13 @@ STAGES = ("autoencoder", "data", "pictures", "rollouts", "export", "all")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the `train` command."""
     parser.add_argument("stage", choices=STAGES, help="which stage to run; `all` runs every one in order")
-    parser.add_argument("--out", type=Path, default=Path("runs/embedded"), help="folder of the run (default %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("runs/embedded"), help="folder of the run")
     parser.add_argument("--minutes", type=float, help="budget of the stage (default: that of the shipped student)")
     parser.add_argument("--steps", type=int, default=10**9, help="end after this many steps, if the minutes last")
     parser.add_argument("--videos", type=int, default=1024, help="data: videos of 20 s to draw (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the data's worlds and of the training (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of the worlds and the training")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads (default: all)")
-    parser.add_argument("--tau", type=float, default=0.95, help="export: the gate's threshold (default %(default)s)")
+    parser.add_argument("--tau", type=float, default=0.95, help="export: threshold of the memory's gate")
     parser.add_argument("--target", type=Path, default=Path("weights"), help="export: folder to write (default weights)")
 
 
@@ -79,7 +79,8 @@ def _rollouts(arguments: argparse.Namespace) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     from .export import export
 
-    export(arguments.out / "autoencoder" / "vae", arguments.out / "rollouts" / "student", arguments.target, arguments.tau)
+    out = arguments.out
+    export(out / "autoencoder" / "vae", out / "rollouts" / "student", arguments.target, arguments.tau)
 
 
 _STAGES = {"autoencoder": _autoencoder, "data": _data, "pictures": _pictures, "rollouts": _rollouts, "export": _export}

@@ -93,5 +93,6 @@ class LatentVideos:
 
     def prompt(self, video: int, chunk: int, rng: random.Random, drop: float) -> str:
         """A paraphrase of what the chunk's prompt names."""
-        values = [options[i] for options, i in zip(ATTRIBUTES.values(), self.labels[video][chunk].tolist(), strict=True)]
+        indices = self.labels[video][chunk].tolist()
+        values = [options[i] for options, i in zip(ATTRIBUTES.values(), indices, strict=True)]
         return describe(Scene(*values), rng, drop)

@@ -1,7 +1,7 @@
 """What every training stage shares: a budget that shapes the learning rate, logs, EMA and resumable state.
 
-A stage's budget is minutes or steps, whichever ends first; the learning rate follows the part of it that is spent, so an interrupted
-run that resumes ends at the same place. Knows nothing of losses or models.
+A stage's budget is minutes or steps, whichever ends first; the learning rate follows the part of it that is spent, so
+an interrupted run that resumes ends at the same place. Knows nothing of losses or models.
 """
 from __future__ import annotations
 

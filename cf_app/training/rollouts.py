@@ -3,8 +3,8 @@
 Each step stands at one chunk of a batch of videos. The previous chunk's clean pass runs with gradients over the
 memory of its time, then several noisy copies of the present chunk run over the present memory; so training and
 generation attend to exactly the same slots. Older keys and values are kept without gradients.
-Error recycling (Context Forcing, section 3.3): residuals of the student's own predictions, from a bank, are added to clean
-latents before they become context, so that the student learns to continue from its own mistakes.
+Error recycling (Context Forcing): residuals of the student's own predictions, from a bank, are added to clean latents
+before they become context, so that the student learns to continue from its own mistakes.
 """
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ..memory.lanes import simulate
+from ..memory.policy import Policy, SlowFast
 from ..model.attention import TextKV
 from ..model.rope import rotate
 from .data import CHUNK_LATENTS, LatentVideos
@@ -25,8 +27,6 @@ from .loop import Budget, Ema, Run
 from .losses import flow_matching, noised, predicted_x0, sample_sigmas
 from .pictures import picture_flow, sample_chunks
 from .student import SHIFT, Student, student_levels
-
-SINK, SLOW, FAST = 3, 12, 6
 
 
 @dataclass(frozen=True)
@@ -44,21 +44,6 @@ class RolloutTraining:
     adam_rate: float = 6e-4
     ema: float = 0.998
     seed: int = 0
-
-
-def slots_at(chunk: int, promoted: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
-    """The memory that `chunk` sees: (source latents, their positions, the chunk's own positions).
-
-    Position = slot. The first 18 latents fill their own slots; the n-th promotion overwrites slot 3 + n, and once
-    twelve are there the newest twelve stay in order; the previous chunk sits in the last three slots before the chunk.
-    """
-    first = min(CHUNK_LATENTS * chunk, SINK + SLOW + FAST - CHUNK_LATENTS)
-    slots = list(range(first))
-    if CHUNK_LATENTS * chunk > first:
-        slots[-CHUNK_LATENTS:] = range(CHUNK_LATENTS * (chunk - 1), CHUNK_LATENTS * chunk)
-    slow = list(promoted)[-SLOW:]
-    slots[SINK:SINK + len(slow)] = slow
-    return slots, list(range(first)), list(range(first, first + CHUNK_LATENTS))
 
 
 @dataclass
@@ -86,13 +71,12 @@ class MemoryContext:
 
 
 class Rollout:
-    """A batch of videos on their way: stored keys and values by latent, and what was promoted."""
+    """A batch of videos on their way: stored keys and values by latent frame, and the plan of what each chunk reads."""
 
-    def __init__(self, latents: Tensor, prompts: list[list[str]], promotion: float, rng: random.Random) -> None:
-        self.latents, self.prompts, self.promotion, self.rng = latents, prompts, promotion, rng
-        self.chunk = 0
-        self.promoted: list[int] = []
-        self.before: list[int] = []
+    def __init__(self, latents: Tensor, prompts: list[list[str]], promotions: Sequence[bool],
+                 policy: Policy) -> None:
+        self.latents, self.prompts, self.chunk = latents, prompts, 0
+        self.plan = simulate(policy.rule(CHUNK_LATENTS), promotions, CHUNK_LATENTS)
         self.stored: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
     @property
@@ -103,47 +87,44 @@ class Rollout:
         """Clean latents of `chunk`: [B, C, 3, Y, X]."""
         return self.latents[:, :, chunk * CHUNK_LATENTS:(chunk + 1) * CHUNK_LATENTS]
 
-    def context(self, student: Student, chunk: int, promoted: Sequence[int], batch: int) -> MemoryContext:
+    def context(self, student: Student, chunk: int, batch: int) -> MemoryContext:
         """What `chunk` may read, for `batch` samples (a multiple of the videos, copy-major)."""
-        sources, positions, own = slots_at(chunk, promoted)
+        reads, own = self.plan[chunk]
         query = student.rope(own, self.latents)
-        if not sources:
+        if not reads:
             return MemoryContext(batch, query, None, [])
-        layers = range(len(student.transformer.blocks))
-        memory = [tuple(torch.cat([self.stored[s][layer][i] for s in sources], 1) for i in (0, 1)) for layer in layers]
-        return MemoryContext(batch, query, student.rope(positions, self.latents), memory)  # type: ignore[arg-type]
+        cells = [self.stored[read.cell.latent] for read in reads]
+        memory = [(torch.cat([cell[layer][0] for cell in cells], 1), torch.cat([cell[layer][1] for cell in cells], 1))
+                  for layer in range(len(student.transformer.blocks))]
+        return MemoryContext(batch, query, student.rope([read.position for read in reads], self.latents), memory)
 
     def store(self, chunk: int, own: list[tuple[Tensor, Tensor]]) -> None:
-        """Keeps a clean pass's keys and values, latent by latent."""
+        """Keeps a clean pass's keys and values, latent frame by latent frame."""
         pieces = [(k.chunk(CHUNK_LATENTS, 1), v.chunk(CHUNK_LATENTS, 1)) for k, v in own]
         for i in range(CHUNK_LATENTS):
             self.stored[chunk * CHUNK_LATENTS + i] = [(k[i], v[i]) for k, v in pieces]
 
     def advance(self) -> None:
-        """Goes on to the next chunk: cuts gradients, promotes by chance, forgets what no slot can show again."""
-        self.stored = {s: [(k.detach(), v.detach()) for k, v in layers] for s, layers in self.stored.items()}
-        done = self.chunk - 1
-        self.before = list(self.promoted)
-        if done >= 1 and self.rng.random() < self.promotion:
-            self.promoted.append(self.chunk * CHUNK_LATENTS)
+        """Goes on to the next chunk: cuts gradients and forgets what no chunk reads again."""
+        keep = {read.cell.latent for plan in self.plan[self.chunk:self.chunk + 2] for read in plan[0]}
+        self.stored = {latent: [(k.detach(), v.detach()) for k, v in layers]
+                       for latent, layers in self.stored.items() if latent in keep}
         self.chunk += 1
-        recent = range((self.chunk - 3) * CHUNK_LATENTS, self.chunk * CHUNK_LATENTS)
-        keep = {*range(SINK + SLOW), *self.promoted[-SLOW - 1:], *recent}
-        self.stored = {s: layers for s, layers in self.stored.items() if s in keep}
 
 
-def rollout_loss(student: Student, rollout: Rollout, clean: Tensor | None, noisy: Tensor, sigma: Tensor) -> Tensor:
-    """The flow of `noisy` [copies * B, ...] at the rollout's chunk, its memory completed by the clean pass over `clean`."""
+def rollout_flow(student: Student, rollout: Rollout, clean: Tensor | None, noisy: Tensor, sigma: Tensor) -> Tensor:
+    """The flow of `noisy` [copies * B, ...] at the rollout's chunk; the clean pass over `clean` completes its memory."""
     chunk, videos = rollout.chunk, len(rollout.latents)
     if clean is not None:
-        context = rollout.context(student, chunk - 1, rollout.before, videos)
+        context = rollout.context(student, chunk - 1, videos)
         text = student.text_keys_values([p[chunk - 1] for p in rollout.prompts])
         student.flow(clean, torch.zeros(videos, device=clean.device), text, context)
         rollout.store(chunk - 1, context.own)
     copies = len(noisy) // videos
     text = student.text_keys_values([p[chunk] for p in rollout.prompts])
-    text = TextKV(tuple(k.repeat(copies, 1, 1, 1) for k in text.keys), tuple(v.repeat(copies, 1, 1, 1) for v in text.values))
-    return student.flow(noisy, sigma, text, rollout.context(student, chunk, rollout.promoted, len(noisy)))
+    text = TextKV(tuple(k.repeat(copies, 1, 1, 1) for k in text.keys),
+                  tuple(v.repeat(copies, 1, 1, 1) for v in text.values))
+    return student.flow(noisy, sigma, text, rollout.context(student, chunk, len(noisy)))
 
 
 def start_rollout(videos: LatentVideos, config: RolloutTraining, rng: random.Random, device: torch.device) -> Rollout:
@@ -153,7 +134,8 @@ def start_rollout(videos: LatentVideos, config: RolloutTraining, rng: random.Ran
     picks = [rng.randrange(len(videos)) for _ in range(config.videos)]
     prompts = [[videos.prompt(v, offset + c, rng, config.drop) for c in range(length)] for v in picks]
     latents = torch.stack([videos.clip(v, offset, length) for v in picks]).to(device)
-    return Rollout(latents, prompts, rng.choice((0.1, 0.3, 0.5, 0.5, 0.7, 1.0)), rng)
+    rate = rng.choice((0.1, 0.3, 0.5, 0.5, 0.7, 1.0))
+    return Rollout(latents, prompts, [rng.random() < rate for _ in range(length)], SlowFast())
 
 
 def recycle_errors(x: Tensor, bank: Sequence[Tensor], probability: float, rng: random.Random) -> Tensor:
@@ -186,7 +168,7 @@ def train_rollouts(data: Path, start: Path, folder: Path, config: RolloutTrainin
         noise = torch.randn_like(x0)
         noisy = noised(x0, noise, sigma)
         with accelerator.autocast():
-            flow = model(rollout_loss, rollout, clean, noisy, sigma)
+            flow = model(rollout_flow, rollout, clean, noisy, sigma)
         errors = (flow.detach() - (noise - x0)).square().flatten(1).mean(1)
         loss = flow_matching(flow, x0, noise)
         accelerator.backward(loss)

@@ -1,6 +1,6 @@
 """The small text encoder of the embedded student: a word-level fast tokenizer and a two-layer UMT5 encoder.
 
-It is trained together with the transformer. Words it does not know become one token, <unk>; the app names them to the user.
+It is trained together with the transformer. Words it does not know become one token, <unk>; the app names them.
 """
 from __future__ import annotations
 

@@ -172,7 +172,8 @@ class _Canvas:
             wave = (x * .055 + phase[first]).sin() + .5 * (x * .11 + phase[first + 1]).sin()
             top = HORIZON - lift - amplitude * (.55 + .4 * wave)
             self.paint(self.cover(top - self.y), self.light * self.blend(lambda s, i=index: _PLACE[s.place][2 - i]))
-        self.paint(self.cover(HORIZON - self.y + 0 * self.camera), self.light * self.blend(lambda s: _PLACE[s.place][0]))
+        ground = self.light * self.blend(lambda s: _PLACE[s.place][0])
+        self.paint(self.cover(HORIZON - self.y + 0 * self.camera), ground)
 
     def _landmark(self, mark: Landmark, x: torch.Tensor) -> None:
         foot, h = HORIZON + 3, mark.height
