@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 
 from cf_app.engine.timeline import Timeline
-from cf_app.engine.timeline_io import TimelineFormatError, dumps, loads, parse_list, parse_text, read
+from cf_app.engine.timeline_io import TimelineFormatError, dumps, loads, parse_list, parse_text, read, to_text
 from cf_app.engine.timeline_markers import EndMark
 from tests.timelines import timelines
 
@@ -149,3 +150,14 @@ def test_the_list_form() -> None:
 def test_a_wrong_list_is_named(text: str, says: str) -> None:
     with pytest.raises(TimelineFormatError, match=says):
         read(text, 0.75)
+
+
+@settings(max_examples=200, deadline=None)
+@given(timelines())
+def test_as_text_nothing_is_lost(timeline: Timeline) -> None:
+    assert read(to_text(timeline, 0.75), 0.75) in (timeline, replace(timeline, title=""))
+
+
+def test_as_text_is_text_where_that_says_it_all() -> None:
+    text = "a red ball[9.75s] | a blue star[7.5s#] | a box"
+    assert to_text(parse_text(text, 0.75), 0.75) == text

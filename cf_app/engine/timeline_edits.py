@@ -237,6 +237,10 @@ def rename(timeline: Timeline, cue: int, name: str, *, generated: int = 0) -> Ti
     return _build(timeline, cues, timeline.markers, generated)
 
 
+def retitle(timeline: Timeline, title: str) -> Timeline:
+    return replace(timeline, title=title.strip())
+
+
 def put_marker(timeline: Timeline, marker: Marker, *, generated: int = 0) -> Timeline:
     """Set a marker; it replaces the one of its kind at that chunk (or the only loop, the only end)."""
     timeline = unrolled(timeline, generated)

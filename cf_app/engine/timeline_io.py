@@ -16,101 +16,20 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from dataclasses import asdict, replace
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import TypeAdapter
 
-from cf_app.engine.timeline import (
-    MAX_BLEND_CHUNKS,
-    MAX_CUES,
-    MAX_PARTS,
-    MemoryMode,
-    Method,
-    Parts,
-    PromptCue,
-    Timeline,
-    Transition,
-)
-from cf_app.engine.timeline_markers import MARKERS, MAX_CHUNK, MAX_SEED, EndMark, Marker
+from cf_app.engine.timeline import MemoryMode, Parts, PromptCue, Timeline, Transition
+from cf_app.engine.timeline_markers import MAX_CHUNK, EndMark, Marker
+from cf_app.engine.timeline_schema import CueModel, TimelineFormatError, TimelineModel, checked, marker_of, short
 
 FORMAT = "context-forcing-timeline"
 VERSION = 1
 MAX_BYTES = 4_000_000
 
-
-class TimelineFormatError(ValueError):
-    """The text is not a timeline; the message says where and why."""
-
-
-class _Model(BaseModel):
-    # Strict: "3" is not 3, so a typing error can not turn into another film. Unknown fields are named, not
-    # dropped.
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-Chunk = Annotated[int, Field(ge=0, le=MAX_CHUNK)]
-
-
-class PartModel(_Model):
-    prompt: str
-    weight: float = Field(default=1.0, gt=0, le=1e6)
-
-
-class TransitionModel(_Model):
-    chunks: int = Field(default=0, ge=0, le=MAX_BLEND_CHUNKS)
-    method: Method = "linear"
-
-
-class CueModel(_Model):
-    chunk: Chunk
-    prompt: str | None = None
-    blend: list[PartModel] | None = Field(default=None, min_length=1, max_length=MAX_PARTS)
-    transition: TransitionModel = TransitionModel()
-    memory: MemoryMode = "keep"
-    name: str = ""
-
-
-class SeedModel(_Model):
-    kind: Literal["seed"]
-    chunk: Chunk
-    seed: int = Field(ge=0, le=MAX_SEED)
-
-
-class MemoryModel(_Model):
-    kind: Literal["memory"]
-    chunk: Chunk
-    policy: str | None = None
-    tau: float | None = Field(default=None, ge=-1, le=1)
-
-
-class PauseModel(_Model):
-    kind: Literal["pause"]
-    chunk: Chunk
-
-
-class LoopModel(_Model):
-    kind: Literal["loop"]
-    chunk: Chunk
-    to: Chunk
-
-
-class EndModel(_Model):
-    kind: Literal["end"]
-    chunk: Chunk
-
-
-MarkerModel = Annotated[SeedModel | MemoryModel | PauseModel | LoopModel | EndModel, Field(discriminator="kind")]
-
-
-class TimelineModel(_Model):
-    """Version 1 of the file. `TimelineModel.model_json_schema()` is its JSON schema."""
-
-    format: Literal["context-forcing-timeline"]
-    version: Literal[1]
-    title: str = ""
-    cues: list[CueModel] = Field(min_length=1, max_length=MAX_CUES)
-    markers: list[MarkerModel] = Field(default=[], max_length=MAX_CUES)
+_FILE = TypeAdapter(TimelineModel)
 
 
 def to_dict(timeline: Timeline) -> dict[str, Any]:
@@ -140,11 +59,6 @@ def marker_to_dict(marker: Marker) -> dict[str, Any]:
     return {"kind": marker.kind, **{key: value for key, value in asdict(marker).items() if value is not None}}
 
 
-def marker_from_dict(data: dict[str, Any]) -> Marker:
-    """Raises TypeError / ValueError on fields that do not fit; use it on checked data."""
-    return MARKERS[data["kind"]](**{key: value for key, value in data.items() if key != "kind"})
-
-
 def dumps(timeline: Timeline) -> str:
     return json.dumps(to_dict(timeline), indent=1, ensure_ascii=False) + "\n"
 
@@ -152,22 +66,19 @@ def dumps(timeline: Timeline) -> str:
 def from_dict(data: object) -> Timeline:
     """Inverse of `to_dict`."""
     if not isinstance(data, dict):
-        raise TimelineFormatError(f"a timeline file holds a JSON object; got {_short(data)}")
+        raise TimelineFormatError(f"a timeline file holds a JSON object; got {short(data)}")
     if data.get("format") != FORMAT:
         raise TimelineFormatError(
-            f'format is {_short(data.get("format"))}; expected "{FORMAT}": this is not a timeline of ours'
+            f'format is {short(data.get("format"))}; expected "{FORMAT}": this is not a timeline of ours'
         )
     if data.get("version") != VERSION or isinstance(data.get("version"), bool):
         raise TimelineFormatError(
-            f"version is {_short(data.get('version'))}; this program reads version {VERSION}: update it or export again"
+            f"version is {short(data.get('version'))}; this program reads version {VERSION}: update it or export again"
         )
-    try:
-        model = TimelineModel.model_validate(data)
-    except ValidationError as error:
-        raise TimelineFormatError("; ".join(_described(detail) for detail in error.errors()[:5])) from error
+    model = checked(_FILE, data)
     try:
         cues = sorted((_cue(cue, index) for index, cue in enumerate(model.cues)), key=lambda cue: cue.start)
-        marks = sorted((marker_from_dict(mark.model_dump()) for mark in model.markers), key=lambda mark: mark.chunk)
+        marks = sorted((marker_of(mark) for mark in model.markers), key=lambda mark: mark.chunk)
         return Timeline(tuple(cues), tuple(marks), model.title)
     except TimelineFormatError:
         raise
@@ -188,22 +99,6 @@ def _cue(model: CueModel, index: int) -> PromptCue:
         return PromptCue(model.chunk, parts, transition, model.memory, model.name)
     except ValueError as error:
         raise TimelineFormatError(f"cues[{index}]: {error}") from error
-
-
-def _described(detail: Any) -> str:
-    place = ""
-    for step in detail["loc"]:
-        place += f"[{step}]" if isinstance(step, int) else f"{'.' if place else ''}{step}"
-    if detail["type"] == "extra_forbidden":
-        return f"{place}: unknown field; remove it or correct its name"
-    if detail["type"] == "missing":
-        return f"{place}: missing"
-    return f"{place}: {detail['msg'][:1].lower()}{detail['msg'][1:]}, got {_short(detail['input'])}"
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def loads(text: str | bytes) -> Timeline:
@@ -236,7 +131,7 @@ def parse_text(text: str, chunk_seconds: float) -> Timeline:
         match = _SCENE.match(scene.strip())
         if match is None and (number < len(scenes) or "[" in scene):
             raise TimelineFormatError(
-                f'scene {number} is {_short(scene.strip())}; expected "what it shows[10s]", or "[10s#]" for a hard cut'
+                f'scene {number} is {short(scene.strip())}; expected "what it shows[10s]", or "[10s#]" for a hard cut'
             )
         prompt = scene.strip() if match is None else match["prompt"].strip()
         if not prompt:
@@ -247,6 +142,22 @@ def parse_text(text: str, chunk_seconds: float) -> Timeline:
             at += _chunks(float(match["seconds"]), chunk_seconds, f"scene {number}", least=1)
     open_end = _SCENE.match(scenes[-1].strip()) is None
     return _checked_timeline(cues, () if open_end else (EndMark(at),))
+
+
+def to_text(timeline: Timeline, chunk_seconds: float) -> str:
+    """The text form when it says everything (the title aside), else the JSON."""
+    scenes = []
+    for index, cue in enumerate(timeline.cues):
+        stop = timeline.stop_of(index)
+        hard = "#" if cue.memory == "reset" else ""
+        length = "" if stop is None else f"[{(stop - cue.start) * chunk_seconds:g}s{hard}]"
+        scenes.append(cue.caption + length)
+    text = " | ".join(scenes)
+    try:
+        said = parse_text(text, chunk_seconds)
+    except TimelineFormatError:
+        return dumps(timeline)
+    return text if said == replace(timeline, title="") else dumps(timeline)
 
 
 def parse_list(entries: Sequence[tuple[float, str]], chunk_seconds: float) -> Timeline:
@@ -261,9 +172,9 @@ def parse_list(entries: Sequence[tuple[float, str]], chunk_seconds: float) -> Ti
             or not isinstance(entry[1], str)
             or isinstance(entry[0], bool)
         ):
-            raise TimelineFormatError(f"entry {number} is {_short(entry)}; expected [seconds, prompt]")
+            raise TimelineFormatError(f"entry {number} is {short(entry)}; expected [seconds, prompt]")
         if not isinstance(entry[0], int | float):
-            raise TimelineFormatError(f"entry {number} starts at {_short(entry[0])}; expected a number of seconds")
+            raise TimelineFormatError(f"entry {number} starts at {short(entry[0])}; expected a number of seconds")
         start = _chunks(entry[0], chunk_seconds, f"entry {number}", least=0)
         cues.append(_checked_cue(start, entry[1], number, "keep"))
     return _checked_timeline(cues, ())
@@ -271,7 +182,7 @@ def parse_list(entries: Sequence[tuple[float, str]], chunk_seconds: float) -> Ti
 
 def _chunks(seconds: float, chunk_seconds: float, what: str, least: int) -> int:
     if not math.isfinite(seconds) or not 0 <= seconds / chunk_seconds <= MAX_CHUNK:
-        raise TimelineFormatError(f"{what}: {_short(seconds)} s; expected 0 to {MAX_CHUNK * chunk_seconds:.0f} seconds")
+        raise TimelineFormatError(f"{what}: {short(seconds)} s; expected 0 to {MAX_CHUNK * chunk_seconds:.0f} seconds")
     return max(least, round(seconds / chunk_seconds))
 
 
