@@ -175,6 +175,7 @@ class SessionStatus:
         seed: seed of that chunk.
         queued: chunks generated and not yet fetched.
         ahead: commands that have been sent and not yet applied.
+        timeline: the plan in force.
     """
 
     state: str
@@ -183,3 +184,4 @@ class SessionStatus:
     seed: int
     queued: int
     ahead: tuple[Command, ...] = field(default=())
+    timeline: Timeline | None = None
