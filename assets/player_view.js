@@ -25,7 +25,23 @@
       key.ariaLabel = MODES[mode];
       key.title = `${MODES[mode]} (Space)`;
       this.enable("stop", running);
-      for (const name of ["back", "forth", "frame", "save"]) this.enable(name, film.chunks.length > 0);
+      for (const name of ["back", "forth", "frame", "save"]) this.enable(name, film.length > 0);
+    }
+
+    /** A new film begins. */
+    clear(film) {
+      this.alert(null);
+      this.next(null);
+      this.caption(null);
+      this.waiting(false);
+      this.live(0);
+      this.track(film);
+      this.position(0, film, -1);
+    }
+
+    busy(name, on) {
+      this.enable(name, !on);
+      this.$(`[data-do=${name}]`).classList.toggle("cf-busy", on);
     }
 
     enable(name, on) {
@@ -36,7 +52,7 @@
       const box = this.$(".cf-caption");
       box.hidden = !chunk;
       if (!chunk) return;
-      this.root.style.setProperty("--cf-now", `var(--cf-p${chunk.color})`);
+      document.documentElement.style.setProperty("--cf-now", `var(--cf-p${chunk.color})`);
       const text = box.querySelector("span");
       if (text.textContent !== chunk.prompt) text.textContent = chunk.prompt;
     }
@@ -76,17 +92,27 @@
     /** One stretch of the track for every prompt, in its colour. */
     track(film) {
       const track = this.$(".cf-scrub-track");
-      const parts = [];
-      for (const chunk of film.chunks) {
-        const last = parts[parts.length - 1];
-        if (last && last.color === chunk.color) last.end = chunk.end;
-        else parts.push({ color: chunk.color, start: chunk.start, end: chunk.end });
-      }
+      const parts = film.stretches();
       while (track.children.length > parts.length) track.lastChild.remove();
       while (track.children.length < parts.length) track.append(document.createElement("i"));
       parts.forEach((part, i) => {
         track.children[i].style.cssText = `flex-grow:${part.end - part.start};background:var(--cf-p${part.color})`;
       });
+    }
+
+    saveFrame(name) {
+      const video = this.$("video");
+      const canvas = document.createElement("canvas");
+      [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
+      canvas.getContext("2d").drawImage(video, 0, 0);
+      canvas.toBlob((blob) => cf.download(blob, name), "image/png");
+    }
+
+    fullScreen() {
+      const screen = this.$(".cf-screen");
+      if (document.fullscreenElement) document.exitFullscreen();
+      else if (screen.requestFullscreen) screen.requestFullscreen();
+      else this.$("video").webkitEnterFullscreen?.(); // iPhones: the video alone
     }
 
     live(behind) {

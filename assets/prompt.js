@@ -65,6 +65,14 @@ for (const prompt of examples) {
   });
   chips.append(chip);
 }
+chips.addEventListener("wheel", (event) => {
+  if (chips.scrollWidth > chips.clientWidth && !event.deltaX) {
+    chips.scrollLeft += event.deltaY;
+    event.preventDefault();
+  }
+});
+
+new ResizeObserver(grow).observe(element);
 
 field.addEventListener("input", () => {
   grow();

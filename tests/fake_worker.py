@@ -1,9 +1,12 @@
-"""An engine and a worker without a model, with the real ones' interface: a coloured ball moves over a coloured ground.
+"""An engine and a worker without a model, with the real ones' interface: a coloured ball moves over a
+coloured ground.
 
-The colours are those that the prompt names, else they come from the prompt's letters and the seed; so tests can measure in the pixels which prompt
-and seed made a picture. `speed` is chunks a second (0: as fast as it is fetched). For tests of the page and for looking at it; run
-`python -m tests.fake_worker` to open the page with it.
+The colours are those that the prompt names, else they come from the prompt's letters and the seed; so tests
+can measure in the pixels which prompt and seed made a picture. `speed` is chunks a second (0: as fast as it
+is fetched). For tests of the page and for looking at it; run `python -m tests.fake_worker` to open the page
+with it.
 """
+
 from __future__ import annotations
 
 import queue
@@ -20,11 +23,20 @@ from cf_app.engine.timeline import check_prompt
 from cf_app.memory.snapshot import EntryView, MemorySnapshot
 
 COLORS = {
-    "red": (214, 58, 52), "green": (60, 170, 75), "blue": (52, 92, 214), "yellow": (240, 208, 70), "white": (240, 240, 240),
-    "pink": (230, 120, 170), "purple": (130, 70, 180), "orange": (235, 140, 40),
+    "red": (214, 58, 52),
+    "green": (60, 170, 75),
+    "blue": (52, 92, 214),
+    "yellow": (240, 208, 70),
+    "white": (240, 240, 240),
+    "pink": (230, 120, 170),
+    "purple": (130, 70, 180),
+    "orange": (235, 140, 40),
 }
 SKIES = {"day": (120, 180, 235), "sunset": (240, 130, 80), "night": (20, 26, 66), "dawn": (170, 150, 220)}
-WORDS = {*COLORS, *SKIES, *"a an the in at on by over through ball star box heart hops rolls floats meadow desert snow beach camera sweeps".split()}
+_OTHER = (
+    "a an the in at on by over through ball star box heart hops rolls floats meadow desert snow beach camera sweeps"
+)
+WORDS = {*COLORS, *SKIES, *_OTHER.split()}
 
 
 class FakeEngine:
@@ -66,7 +78,8 @@ def paint(geometry: Geometry, prompt: str, seed: int, chunk: int) -> np.ndarray:
     for i in range(count):
         t = (chunk * count + i) / geometry.fps
         picture = base.copy()
-        picture[y > hill] = sky * 0.45 + 30
+        land = np.clip(y - hill, 0, 1)[..., None]
+        picture = picture * (1 - land) + (sky * 0.45 + 30) * land
         cx = width * (0.5 + 0.3 * np.sin(0.9 * t + seed))
         cy = height * 0.68 - abs(np.sin(3.1 * t)) * height * 0.3
         cover = np.clip(11.5 - np.hypot(x - cx, y - cy), 0, 1)[..., None]
@@ -81,13 +94,38 @@ def snapshot(chunk: int, prompts: list[str]) -> MemorySnapshot:
     held += [("fast", n) for n in range(max(0, newest - 5), newest + 1)]
     for slot, (lane, latent) in enumerate(held):
         surprisal = 0.05 + (latent * 37 % 50) / 100 if lane == "slow" else None
-        entries.append(EntryView(slot, lane, latent, latent // 3, prompts[latent // 3], surprisal, latent // 3 if surprisal else None, 8, False, slot))
+        entries.append(
+            EntryView(
+                slot,
+                lane,
+                latent,
+                latent // 3,
+                prompts[latent // 3],
+                surprisal,
+                latent // 3 if surprisal else None,
+                8,
+                False,
+                slot,
+            )
+        )
     similarity = 0.9 + 0.09 * np.sin(chunk)
     return MemorySnapshot(
-        chunk=chunk, policy="slow_fast", sink=3, slow=12, fast=6, tau=0.95, timing="clean", decision="shared", layers=8,
-        entries=tuple(entries), layer_slots=tuple(tuple(e.latent for e in entries) for _ in range(8)),
-        similarities=(float(similarity),) * 8, similarity=float(similarity),
-        promoted=(newest,) if similarity < 0.95 else (), bytes_held=1_000_000, memory_ms=1.0,
+        chunk=chunk,
+        policy="slow_fast",
+        sink=3,
+        slow=12,
+        fast=6,
+        tau=0.95,
+        timing="clean",
+        decision="shared",
+        layers=8,
+        entries=tuple(entries),
+        layer_slots=tuple(tuple(e.latent for e in entries) for _ in range(8)),
+        similarities=(float(similarity),) * 8,
+        similarity=float(similarity),
+        promoted=(newest,) if similarity < 0.95 else (),
+        bytes_held=1_000_000,
+        memory_ms=1.0,
     )
 
 
@@ -121,8 +159,13 @@ class FakeWorker:
         threading.Thread(target=self._work, args=(name, session, chunks), daemon=True).start()
         return name
 
+    def _session(self, session_id: str) -> _Session:
+        if session_id not in self.sessions:
+            raise ValueError(f"session {session_id!r} is not open")
+        return self.sessions[session_id]
+
     def send(self, session_id: str, command) -> int:
-        session = self.sessions[session_id]
+        session = self._session(session_id)
         if isinstance(command, m.SetPrompt):
             check_prompt(command.prompt)
         with session.wake:
@@ -143,7 +186,7 @@ class FakeWorker:
         return event
 
     def state(self, session_id: str) -> m.SessionStatus:
-        s = self.sessions[session_id]
+        s = self._session(session_id)
         return m.SessionStatus(s.state, s.chunk, s.prompt, s.seed, s.outbox.qsize())
 
     def close(self, session_id: str) -> None:
@@ -160,7 +203,9 @@ class FakeWorker:
     def _work(self, name: str, s: _Session, chunks: int | None) -> None:
         while True:
             with s.wake:
-                s.wake.wait_for(lambda: s.closed or s.inbox or (s.state == "playing" and s.outbox.qsize() < self.buffer))
+                s.wake.wait_for(
+                    lambda: s.closed or s.inbox or (s.state == "playing" and s.outbox.qsize() < self.buffer)
+                )
                 if s.closed:
                     return
                 commands, s.inbox = s.inbox, []
@@ -172,7 +217,9 @@ class FakeWorker:
             if s.state != "playing" or s.outbox.qsize() >= self.buffer:
                 continue
             if self.fail_at == s.chunk:
-                s.outbox.put(m.Failed(name, "The model ran out of memory at chunk 3. Close other tabs and play again.", True))
+                s.outbox.put(
+                    m.Failed(name, "The model ran out of memory at chunk 3. Close other tabs and play again.", True)
+                )
                 return
             self._step(name, s)
             if chunks is not None and s.chunk >= chunks:
@@ -197,9 +244,18 @@ class FakeWorker:
             time.sleep(max(0.0, 1 / self.speed - (time.perf_counter() - begun)))
         s.prompts.append(s.prompt)
         total = 1000 * (time.perf_counter() - begun)
-        timings = {"text": 0.2, "denoise": 0.62 * total, "context": 0.14 * total, "decode": 0.2 * total, "memory": 0.8, "total": total}
+        timings = {
+            "text": 0.2,
+            "denoise": 0.62 * total,
+            "context": 0.14 * total,
+            "decode": 0.2 * total,
+            "memory": 0.8,
+            "total": total,
+        }
         thumbnails = np.ascontiguousarray(frames[2::4, ::2, ::2])
-        s.outbox.put(m.ChunkReady(name, s.chunk, frames, s.prompt, s.seed, snapshot(s.chunk, s.prompts), timings, thumbnails))
+        s.outbox.put(
+            m.ChunkReady(name, s.chunk, frames, s.prompt, s.seed, snapshot(s.chunk, s.prompts), timings, thumbnails)
+        )
         s.chunk += 1
 
 

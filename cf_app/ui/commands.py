@@ -1,8 +1,11 @@
-"""What the page asks for, as JSON, to and from the engine's commands. One line per kind in each of the two tables.
+"""What the page asks for, as JSON, to and from the engine's commands. One line per kind in each of the two
+tables.
 
-A request is `{"kind": ..., fields}`: `pause`, `resume`, `stop`; `prompt` (prompt, at_chunk?, memory?); `seed` (seed); `memory`
-(changes); `pin`, `unpin`, `evict` (latent); `timeline` (timeline: the JSON of a timeline file).
+A request is `{"kind": ..., fields}`: `pause`, `resume`, `stop`; `prompt` (prompt, at_chunk?, memory?);
+`seed` (seed); `memory` (changes); `pin`, `unpin`, `evict` (latent); `timeline` (timeline: the JSON of a
+timeline file).
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -74,7 +77,10 @@ def describe(command: Command) -> dict[str, Any]:
 
 
 def read_prompt(text: object) -> str:
-    """A prompt typed by a person: trimmed, on one line, with at least one letter; ValueError says what is missing."""
+    """A prompt typed by a person:
+
+    trimmed, on one line, with at least one letter; ValueError says what is missing.
+    """
     if not isinstance(text, str) or not text.strip():
         raise ValueError("The prompt is empty. Describe a scene in a few words.")
     prompt = " ".join(text.split())

@@ -1,8 +1,10 @@
-"""Chunk -> a self-contained fragmented MP4 that Media Source Extensions take: one IDR frame at its start, times from 0 on.
+"""Chunk -> a self-contained fragmented MP4 that Media Source Extensions take: one IDR frame at its start,
+times from 0 on.
 
-PyAV's wheel brings libx264 and libvpx, so no ffmpeg program is needed. A new encoder for every chunk costs a few milliseconds and
-makes chunks independent: any of them can be lost, sent again, or played first.
+PyAV's wheel brings libx264 and libvpx, so no ffmpeg program is needed. A new encoder for every chunk costs
+a few milliseconds and makes chunks independent: any of them can be lost, sent again, or played first.
 """
+
 from __future__ import annotations
 
 import io
@@ -17,15 +19,22 @@ from .picture import Picture
 Codec = Literal["h264", "vp9"]
 
 _FRAGMENTED = {"movflags": "empty_moov+default_base_moof+frag_keyframe"}
-# One thread each: the cores belong to the model. No look-ahead and no B-frames: the last picture of a chunk must leave with it.
+# One thread each: the cores belong to the model. No look-ahead and no B-frames: the last picture of a chunk
+# must leave with it.
 _OPTIONS: dict[Codec, tuple[str, dict[str, str]]] = {
-    "h264": ("libx264", {"preset": "ultrafast", "tune": "zerolatency", "crf": "20", "x264-params": "threads=1:scenecut=0"}),
+    "h264": (
+        "libx264",
+        {"preset": "ultrafast", "tune": "zerolatency", "crf": "20", "x264-params": "threads=1:scenecut=0"},
+    ),
     "vp9": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0", "crf": "30", "b": "0"}),
 }
 
 
 class ChunkEncoder:
-    """Encodes the chunks of one run; all have the same codec parameters, so that they can be joined without re-encoding."""
+    """Encodes the chunks of one run;
+
+    all have the same codec parameters, so that they can be joined without re-encoding.
+    """
 
     def __init__(self, height: int, width: int, fps: int, codec: Codec = "h264") -> None:
         if codec not in _OPTIONS:
@@ -35,7 +44,10 @@ class ChunkEncoder:
         self.codec = codec
 
     def encode(self, rgb: np.ndarray) -> bytes:
-        """uint8 [P, height, width, 3] -> MP4 bytes: initialisation and one fragment, P pictures at `fps`."""
+        """uint8 [P, height, width, 3] -> MP4 bytes:
+
+        initialisation and one fragment, P pictures at `fps`.
+        """
         name, options = _OPTIONS[self.codec]
         sink = io.BytesIO()
         with av.open(sink, "w", format="mp4", options=_FRAGMENTED) as container:
@@ -52,7 +64,10 @@ class ChunkEncoder:
 
 
 def mime_type(mp4: bytes) -> str:
-    """The type that `MediaSource.isTypeSupported` wants, read from the file itself (RFC 6381: avc1 + profile, flags, level)."""
+    """The type that `MediaSource.isTypeSupported` wants, read from the file itself (RFC 6381:
+
+    avc1 + profile, flags, level).
+    """
     at = mp4.find(b"avcC")
     if at >= 0:
         return f'video/mp4; codecs="avc1.{mp4[at + 5 : at + 8].hex()}"'

@@ -1,9 +1,11 @@
 """The page: layout and wiring only. The look is in `assets/`, the live path in `player.py`.
 
-Places for other components: `Places.memory` (a column at the right) and `Places.timeline` (a strip under the player, over the full
-width). Each is a function that is called within its column and makes its components there; without one the place is not shown.
-They speak to the player through the DOM events listed in `player.py`.
+Places for other components: `Places.memory` (a column at the right) and `Places.timeline` (a strip under
+the player, over the full width). Each is a function that is called within its column and makes its
+components there; without one the place is not shown. They speak to the player through the DOM events listed
+in `player.py`.
 """
+
 from __future__ import annotations
 
 import html
@@ -12,7 +14,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-
 
 from .palette import css_variables
 from .player import ASSETS, LivePlayer, asset
@@ -24,7 +25,14 @@ if TYPE_CHECKING:
     from cf_app.engine.worker import Worker
 
 STYLES = ("app.css", "player.css", "prompt.css")
-SCRIPTS = ("cf.js", "feed.js", "player_view.js")  # in the document's head; the components' own scripts need them
+SCRIPTS = (
+    "cf.js",
+    "film.js",
+    "inbox.js",
+    "feed.js",
+    "player_view.js",
+    "player_controls.js",
+)  # in the document's head; the components' own scripts need them
 
 
 @dataclass(frozen=True)
@@ -46,8 +54,11 @@ class Page:
     launch: dict[str, Any]
 
 
-def build_page(engine: Engine, worker: Worker, *, cushion: float = 0.4, places: Places = Places()) -> Page:  # noqa: B008
-    """The whole page around a loaded engine. `cushion`: seconds of unseen video below which a tab asks for the next chunk."""
+def build_page(engine: Engine, worker: Worker, *, cushion: float = 0.4, places: Places = Places()) -> Page:
+    """The whole page around a loaded engine.
+
+    `cushion`: seconds of unseen video below which a tab asks for the next chunk.
+    """
     tabs = Tabs(engine, worker)
     with gr.Blocks(title=f"{engine.title} - Context Forcing, live", fill_width=True, analytics_enabled=False) as demo:
         gr.HTML(_head(engine), apply_default_css=False, elem_id="cf-top")
@@ -71,10 +82,14 @@ def _closes_tab(tabs: Tabs) -> Callable[[gr.Request], None]:
 
 
 def _launch_options(tabs: Tabs, places: Places) -> dict[str, Any]:
+    geometry = tabs.engine.geometry
     system = ["system-ui", "sans-serif"]  # names of fonts that are there: nothing is fetched
     return {
         "theme": gr.themes.Base(font=system, font_mono=["ui-monospace", "monospace"]),
-        "css": css_variables() + "\n".join(asset(name) for name in STYLES + places.styles),
+        "css": "\n".join(
+            [f":root{{--cf-aspect:{geometry.width / geometry.height:.4f}}}", css_variables()]
+            + [asset(name) for name in STYLES + places.styles]
+        ),
         "head": "".join(f"<script>{asset(name)}</script>" for name in SCRIPTS + places.scripts),
         "favicon_path": str(ASSETS / "favicon.svg"),
         "allowed_paths": [str(tabs.folder)],

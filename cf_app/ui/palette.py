@@ -1,9 +1,11 @@
 """Colour means prompt: one small palette that player, timeline and memory panel share.
 
-`PromptColors` gives every prompt of a tab a number from 0 to `len(PALETTE) - 1`; the page's style sheet has the colour itself as
-`--cf-p0` ... (two tunings, for the dark and the light page). `assets/cf.js` has the same rule as `cf.color(prompt)` for prompts that
-the server has not met yet, and takes over the server's numbers from the `color` of every chunk message.
+`PromptColors` gives every prompt of a tab a number from 0 to `len(PALETTE) - 1`; the page's style sheet has
+the colour itself as `--cf-p0` ... (two tunings, for the dark and the light page). `assets/cf.js` has the
+same rule as `cf.color(prompt)` for prompts that the server has not met yet, and takes over the server's
+numbers from the `color` of every chunk message.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -24,7 +26,10 @@ PALETTE: tuple[tuple[str, str], ...] = (
 
 
 def preferred_color(prompt: str) -> int:
-    """The number that `prompt` would like: 32-bit FNV-1a over its UTF-8 bytes, spaces trimmed, case ignored."""
+    """The number that `prompt` would like:
+
+    32-bit FNV-1a over its UTF-8 bytes, spaces trimmed, case ignored.
+    """
     value = 0x811C9DC5
     for byte in prompt.strip().lower().encode():
         value = (value ^ byte) * 0x01000193 & 0xFFFFFFFF
@@ -32,7 +37,10 @@ def preferred_color(prompt: str) -> int:
 
 
 class PromptColors:
-    """Prompts in the order in which they were met (`known` first). A taken number is passed over while there are free ones."""
+    """Prompts in the order in which they were met (`known` first).
+
+    A taken number is passed over while there are free ones.
+    """
 
     def __init__(self, known: Iterable[str] = ()) -> None:
         self._numbers: dict[str, int] = {}

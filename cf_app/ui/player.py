@@ -1,32 +1,40 @@
-"""The live player: a `gr.HTML` whose value is the newest message of a run, shown through Media Source Extensions.
+"""The live player: a `gr.HTML` whose value is the newest message of a run, shown through Media Source
+Extensions.
 
-Everything travels in-band. Gradio's own event stream carries the messages, so there is no extra route, and it works behind the proxy
-of a Space. A hidden tab may miss values (Gradio hands over the newest), so messages are numbered, and the browser asks for
-the missing ones again (server function `fetch`).
+Everything travels in-band. Gradio's own event stream carries the messages, so there is no extra route, and
+it works behind the proxy of a Space. A hidden tab may miss values (Gradio hands over the newest), so
+messages are numbered, and the browser asks for the missing ones again (server function `fetch`).
 
 **Messages** (server to browser). All have `run` (token), `seq` (0, 1, 2, ... within the run) and `type`:
 
-- `run`: first of a run. nonce, prompt, color, seed, fps_played, chunk_frames, chunk_latents, width, height, unknown (words).
-- `chunk`: chunk (index), start and end (seconds in the film), frames, mime, b64 (self-contained fragmented MP4), prompt, color (number
-  of the palette), seed, timings (ms: text, denoise, context, decode, memory, total, encode), fps (generated, over the last 8 chunks),
-  queued (chunks that wait at the worker), snapshot (`MemorySnapshot.to_dict()` after this chunk), first_latent, thumbnails (one JPEG
-  data URL per latent frame of this chunk: latent `first_latent + i`; each is sent this once, keep them).
-- `applied`: a command took effect at `chunk`: kind and fields as in `commands.py`, color if there is a prompt.
-- `state`: state ("playing", "paused", "stopped"). `failed`: message, fatal. `ended`: reason ("stopped", "finished", "closed").
+- `run`: first of a run. nonce, prompt, color, seed, fps_played, chunk_frames, chunk_latents, width, height,
+  unknown (words).
+- `chunk`: chunk (index), start and end (seconds in the film), frames, mime, b64 (self-contained fragmented
+  MP4), prompt, color (number of the palette), seed, timings (ms: text, denoise, context, decode, memory,
+  total, encode), fps (generated, over the last 8 chunks), queued (chunks that wait at the worker), snapshot
+  (`MemorySnapshot.to_dict()` after this chunk), first_latent, thumbnails (one JPEG data URL per latent
+  frame of this chunk: latent `first_latent + i`; each is sent this once, keep them).
+- `applied`: a command took effect at `chunk`: kind and fields as in `commands.py`, color if there is a
+  prompt.
+- `state`: state ("playing", "paused", "stopped"). `failed`: message, fatal. `ended`: reason ("stopped",
+  "finished", "closed").
 - `refused`: message; there is no run. Its run is null.
 
-**DOM events** on `document`, for the other components of the page (`detail` is a plain object; `cf.on(name, f)` of `assets/cf.js` hands
-over the detail):
+**DOM events** on `document`, for the other components of the page (`detail` is a plain object; `cf.on(name,
+f)` of `assets/cf.js` hands over the detail):
 
-- from the player: `cf:run`, `cf:chunk` (the message without b64), `cf:applied`, `cf:state`, `cf:failed`, `cf:ended`, `cf:refused` (the
-  messages); `cf:shown` for every picture that comes to the screen: {run, chunk, frame (within the chunk), time (s), generated (s, end
-  of what exists), playing, live (near the end of what exists)}; `cf:mode` {mode}: "idle", "starting", "playing", "paused", "stopped".
-- to the player: `cf:seek` {time} or {chunk}: jump there (fetched again when the browser has dropped it); `cf:live`: back to the newest;
-  `cf:play` {prompt?, seed?, timeline?}: a new run from chunk 0; `cf:command` {kind, ..., reply?: f(answer)}: send a command of
-  `commands.py`; the answer is {ok: true, chunk, ...} or {ok: false, error}; `cf:prompt` {prompt, reply?}: play it, or change to it.
+- from the player: `cf:run`, `cf:chunk` (the message without b64), `cf:applied`, `cf:state`, `cf:failed`,
+  `cf:ended`, `cf:refused` (the messages); `cf:shown` for every picture that comes to the screen: {run,
+  chunk, frame (within the chunk), time (s), generated (s, end of what exists), playing, live (near the end
+  of what exists)}; `cf:mode` {mode}: "idle", "starting", "playing", "paused", "stopped".
+- to the player: `cf:seek` {time} or {chunk}: jump there (fetched again when the browser has dropped it);
+  `cf:live`: back to the newest; `cf:play` {prompt?, seed?, timeline?}: a new run from chunk 0; `cf:command`
+  {kind, ..., reply?: f(answer)}: send a command of `commands.py`; the answer is {ok: true, chunk, ...} or
+  {ok: false, error}; `cf:prompt` {prompt, reply?}: play it, or change to it.
 
 **Pace**: chunk messages come only as far as the browser has granted them (`credit`); see `run.py`.
 """
+
 from __future__ import annotations
 
 import base64
@@ -52,7 +60,10 @@ def asset(name: str) -> str:
 
 
 class LivePlayer(gr.HTML):
-    """Screen, transport and status line. Starts runs through its event `play`; everything else are requests to the server."""
+    """Screen, transport and status line.
+
+    Starts runs through its event `play`; everything else are requests to the server.
+    """
 
     def __init__(self, tabs: Tabs, cushion: float, *, elem_id: str = "cf-player") -> None:
         """`cushion`: seconds of unseen video below which the browser asks for the next chunk."""
@@ -93,7 +104,10 @@ def player_stream(tabs: Tabs) -> Callable[..., Iterator[Answer]]:
 
 
 def requests(tabs: Tabs) -> list[Callable[[Answer], Answer]]:
-    """The server functions of the player. Each takes one object with the `run` token and answers {ok, ...}."""
+    """The server functions of the player.
+
+    Each takes one object with the `run` token and answers {ok, ...}.
+    """
 
     def credit(request: Answer) -> Answer:
         """{run, upto}: chunks below `upto` may come."""
@@ -156,7 +170,10 @@ def _export(tabs: Tabs, request: Answer) -> Answer:
 
 
 def check_prompt_with(tabs: Tabs) -> Callable[[Answer], Answer]:
-    """The server function of the prompt box: what is wrong with a prompt, and which of its words the model does not know."""
+    """The server function of the prompt box:
+
+    what is wrong with a prompt, and which of its words the model does not know.
+    """
 
     def check(request: Answer) -> Answer:
         return _answer(lambda: {"unknown": tabs.engine.unknown_words(read_prompt(request["prompt"]))})

@@ -1,4 +1,5 @@
 """The prompt box: text, examples, and a line that names the words which the model does not know."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -10,7 +11,10 @@ from .tabs import Tabs
 
 
 class PromptBox(gr.HTML):
-    """Sends a prompt as the DOM event `cf:prompt` (see `player.py`); `cf.prompt()` in the page reads what is typed."""
+    """Sends a prompt as the DOM event `cf:prompt` (see `player.py`);
+
+    `cf.prompt()` in the page reads what is typed.
+    """
 
     def __init__(self, tabs: Tabs, *, elem_id: str = "cf-prompt") -> None:
         engine = tabs.engine

@@ -1,7 +1,10 @@
-"""What a run has shown, on disk: one file with the encoded chunks one behind another, and their places in it.
+"""What a run has shown, on disk: one file with the encoded chunks one behind another, and their places in
+it.
 
-An hour is some hundred megabytes, too much to hold in memory for every tab. Serves the player's jumps back and the download.
+An hour is some hundred megabytes, too much to hold in memory for every tab. Serves the player's jumps back
+and the download.
 """
+
 from __future__ import annotations
 
 import io
@@ -26,8 +29,13 @@ class Recording:
         return len(self._places)
 
     def add(self, mp4: bytes) -> None:
-        """Appends the next chunk."""
+        """Appends the next chunk;
+
+        does nothing once closed (the tab went while the chunk was being encoded).
+        """
         with self._lock:
+            if self._file.closed:
+                return
             offset = self._file.seek(0, io.SEEK_END)
             self._file.write(mp4)
             self._places.append((offset, len(mp4)))
@@ -42,7 +50,9 @@ class Recording:
             return self._file.read(size)
 
     def export(self, path: Path, upto: int) -> Path:
-        """Writes chunks 0 to `upto` (inclusive) to `path` as one ordinary MP4, the pictures as they are (not encoded again)."""
+        """Writes chunks 0 to `upto` (inclusive) to `path` as one ordinary MP4, the pictures as they
+        are (not encoded again).
+        """
         partial = path.with_suffix(".part")
         with av.open(str(partial), "w", format="mp4", options={"movflags": "faststart"}) as container:
             stream = None

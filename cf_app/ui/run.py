@@ -1,11 +1,15 @@
-"""One playing of one tab: the worker's events as numbered messages for the player, at the pace at which the player shows them.
+"""One playing of one tab: the worker's events as numbered messages for the player, at the pace at which the
+player shows them.
 
-The flow is like credit on a pipe. The browser grants chunks (`grant(upto)`: chunks below `upto` may come) as it shows what it has; the
-generator `messages` fetches the next event from the worker's outbox only when a grant is open; the outbox is bounded, so the
-worker waits. A browser that stops asking (paused, hidden, gone) therefore stops the generation.
+The flow is like credit on a pipe. The browser grants chunks (`grant(upto)`: chunks below `upto` may come)
+as it shows what it has; the generator `messages` fetches the next event from the worker's outbox only when
+a grant is open; the outbox is bounded, so the worker waits. A browser that stops asking (paused, hidden,
+gone) therefore stops the generation.
 
-Knows nothing of Gradio and nothing of HTML; tested without either. The messages are described in `player.py`.
+Knows nothing of Gradio and nothing of HTML; tested without either. The messages are described in
+`player.py`.
 """
+
 from __future__ import annotations
 
 import base64
@@ -41,7 +45,10 @@ _SPEED_OVER = 8  # chunks over which the generation speed is averaged
 
 
 class Run:
-    """A session of the worker, its encoder and its recording. Made by `tabs.Tabs`; `messages` may be iterated once."""
+    """A session of the worker, its encoder and its recording.
+
+    Made by `tabs.Tabs`; `messages` may be iterated once.
+    """
 
     def __init__(
         self, worker: Worker, session: str, encoder: ChunkEncoder, colors: PromptColors, folder: Path, opening: Message
@@ -91,7 +98,10 @@ class Run:
 
     def queued(self) -> int:
         """Chunks that are generated and wait at the worker."""
-        return 0 if self._closed else self.worker.state(self.session).queued
+        try:
+            return self.worker.state(self.session).queued
+        except ValueError:  # the session has been given back
+            return 0
 
     def again(self, sequence: int) -> list[Message]:
         """Messages from number `sequence` on that are still kept, oldest first."""
@@ -107,7 +117,10 @@ class Run:
         return self._closed
 
     def close(self) -> None:
-        """Gives the worker's session back. What has been shown stays readable until `forget`. Closing twice is fine."""
+        """Gives the worker's session back.
+
+        What has been shown stays readable until `forget`. Closing twice is fine.
+        """
         with self._wake:
             first, self._closed = not self._closed, True
             self._wake.notify_all()

@@ -1,4 +1,8 @@
-"""All open tabs: each has its prompts' colours and at most one run. A closed tab frees everything it held."""
+"""All open tabs: each has its prompts' colours and at most one run.
+
+A closed tab frees everything it held.
+"""
+
 from __future__ import annotations
 
 import shutil
@@ -43,10 +47,11 @@ class Tabs:
         return len(self._tabs)
 
     def start(self, tab: str, request: Mapping[str, Any]) -> Run:
-        """A new run from chunk 0 in place of the tab's last one; not yet playing until its messages are read.
+        """A new run from chunk 0 in place of the tab's last one; not yet playing until its messages are
+        read.
 
-        `request`: prompt, seed, timeline? (JSON of a timeline file), codec? ("h264" or "vp9"), nonce? (comes back in the first
-        message). ValueError says what to change.
+        `request`: prompt, seed, timeline? (JSON of a timeline file), codec? ("h264" or "vp9"), nonce?
+        (comes back in the first message). ValueError says what to change.
         """
         timeline = timeline_io.from_dict(request["timeline"]) if request.get("timeline") else None
         prompt = timeline.prompt_at(0).caption if timeline else read_prompt(request.get("prompt"))
