@@ -82,6 +82,22 @@ def add(
     return _build(timeline, sorted((*timeline.cues, new), key=lambda c: c.start), timeline.markers, generated)
 
 
+def prompt_from(
+    timeline: Timeline,
+    chunk: int,
+    prompt: str,
+    *,
+    transition: Transition = CUT,
+    memory: MemoryMode = "keep",
+    generated: int = 0,
+) -> Timeline:
+    """This prompt from `chunk` until the next cue, whether or not a cue starts there."""
+    timeline = unrolled(timeline, generated)
+    if any(cue.start == chunk for cue in timeline.cues):
+        return change(timeline, chunk, parts=((prompt, 1.0),), generated=generated)
+    return add(timeline, chunk, prompt, transition=transition, memory=memory, generated=generated)
+
+
 def live(
     timeline: Timeline,
     prompt: str,
@@ -91,10 +107,7 @@ def live(
     generated: int = 0,
 ) -> Timeline:
     """A prompt typed while the film plays: it counts from the next chunk on."""
-    timeline = unrolled(timeline, generated)
-    if any(cue.start == generated for cue in timeline.cues):
-        return change(timeline, generated, parts=((prompt, 1.0),), generated=generated)
-    return add(timeline, generated, prompt, transition=transition, memory=memory, generated=generated)
+    return prompt_from(timeline, generated, prompt, transition=transition, memory=memory, generated=generated)
 
 
 def split(timeline: Timeline, at: int, *, generated: int = 0) -> Timeline:

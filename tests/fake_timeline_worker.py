@@ -1,0 +1,72 @@
+"""The fake worker with the engine's timelines, and the page with its timeline editor; no model.
+
+`python -m tests.fake_timeline_worker` opens it.
+"""
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cf_app.engine import messages as m
+from cf_app.engine.timeline import Timeline
+from cf_app.engine.timeline_edits import prompt_from
+from cf_app.engine.timeline_history import spliced, unrolled
+from cf_app.engine.timeline_markers import SeedMark
+from tests.fake_worker import FakeEngine, FakeWorker
+
+
+class TimelineWorker(FakeWorker):
+    def open(self, prompt, seed, *, chunks=None, timeline=None, policy=None) -> str:
+        name = super().open(prompt, seed, chunks=chunks)
+        self.sessions[name].timeline = timeline or Timeline.single(prompt)
+        return name
+
+    def state(self, session_id: str) -> m.SessionStatus:
+        session = self.sessions.get(session_id)
+        if session is None:
+            raise ValueError(f"there is no session {session_id}")
+        ahead = tuple(session.inbox)
+        return replace(super().state(session_id), timeline=session.timeline, ahead=ahead)
+
+    def _apply(self, name, s, command) -> None:
+        if isinstance(command, m.SetTimeline):
+            s.timeline = spliced(s.timeline, command.timeline, s.chunk)
+        elif isinstance(command, m.SetPrompt):
+            at = s.chunk if command.at_chunk is None else command.at_chunk
+            s.timeline = prompt_from(unrolled(s.timeline, s.chunk), at, command.prompt)
+        super()._apply(name, s, command)
+
+    def _step(self, name, s) -> None:
+        s.prompt = s.timeline.prompt_at(s.chunk).caption
+        for mark in s.timeline.markers_at(s.chunk):
+            if isinstance(mark, SeedMark):
+                s.seed = mark.seed
+        super()._step(name, s)
+        if s.timeline.end is not None and s.chunk >= s.timeline.end:
+            s.outbox.put(m.Ended(name, "finished"))
+            s.closed = True
+
+
+def build(speed: float = 2.0):
+    """The page around a fake engine: (page, worker)."""
+    from cf_app.ui.layout import Places, build_page
+    from cf_app.ui.timeline_editor import SCRIPTS, STYLES, TimelineEditor
+
+    engine = FakeEngine()
+    worker = TimelineWorker(engine, speed=speed)
+    places = Places(timeline=lambda tabs: TimelineEditor(tabs, ("slow_fast", "fifo")), styles=STYLES, scripts=SCRIPTS)
+    return build_page(engine, worker, places=places), worker
+
+
+def main() -> None:
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, default=7861)
+    parser.add_argument("--speed", type=float, default=2.0)
+    options = parser.parse_args()
+    page, _ = build(options.speed)
+    page.demo.launch(server_name="127.0.0.1", server_port=options.port, quiet=True, **page.launch)
+
+
+if __name__ == "__main__":
+    main()
