@@ -1,0 +1,76 @@
+"""What the worker keeps of each session: state, inbox, outbox, history."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+
+from cf_app.engine.messages import PAUSED, ChunkReady, Command, Event, SessionStatus
+from cf_app.engine.session import Session
+from cf_app.engine.timeline_markers import PauseMark
+from cf_app.memory.snapshot import MemorySnapshot
+
+# Bounds of a session's history: an hour of snapshots, the last 15 minutes of them with the map by layer.
+HISTORY_CHUNKS = 4800
+HISTORY_LAYER_CHUNKS = 1200
+
+
+@dataclass(eq=False)
+class Desk:
+    """Attributes:
+
+    chunks: end after so many, None for no end.
+    busy_with: chunk that is being generated, None between chunks.
+    decoding: a second thread makes pictures of its oldest undecoded chunk.
+    closing: nobody wants it any more.
+    ended: its last event is in the outbox.
+    paused_at: chunk whose pause marker has acted.
+    """
+
+    session: Session
+    chunks: int | None
+    state: str = PAUSED
+    inbox: deque[Command] = field(default_factory=deque)
+    outbox: deque[Event] = field(default_factory=deque)
+    history: deque[MemorySnapshot] = field(default_factory=lambda: deque(maxlen=HISTORY_CHUNKS))
+    busy_with: int | None = None
+    decoding: bool = False
+    closing: bool = False
+    ended: bool = False
+    paused_at: int = -1
+
+    @property
+    def queued(self) -> int:
+        """Chunks in the outbox."""
+        return sum(isinstance(event, ChunkReady) for event in self.outbox)
+
+    @property
+    def next_chunk(self) -> int:
+        """First chunk that a command sent now can concern."""
+        return self.session.chunk if self.busy_with is None else self.busy_with + 1
+
+    @property
+    def done(self) -> bool:
+        """Whether the last chunk has been generated."""
+        return self.session.finished or (self.chunks is not None and self.session.chunk >= self.chunks)
+
+    @property
+    def at_pause(self) -> bool:
+        """Whether a pause marker that has not acted stands before the next chunk."""
+        session = self.session
+        if self.paused_at == session.chunk:
+            return False
+        return any(isinstance(marker, PauseMark) for marker in session.timeline.markers_at(session.chunk))
+
+    def record(self, snapshot: MemorySnapshot) -> None:
+        """Add to the history; older snapshots lose their map by layer, the oldest go."""
+        self.history.append(snapshot)
+        if len(self.history) > HISTORY_LAYER_CHUNKS:
+            old = self.history[-HISTORY_LAYER_CHUNKS - 1]
+            self.history[-HISTORY_LAYER_CHUNKS - 1] = replace(old, layer_slots=())
+
+    def status(self) -> SessionStatus:
+        """Where the session stands."""
+        chunk = self.next_chunk
+        prompt = self.session.timeline.prompt_at(chunk).caption
+        return SessionStatus(self.state, chunk, prompt, self.session.seed, self.queued, tuple(self.inbox))

@@ -1,0 +1,83 @@
+"""Small parts of a step: what it expects of a decoder, how it is timed and watched, how pictures leave it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cf_app.config import Geometry
+from cf_app.engine.timeline_markers import MemoryMark
+from cf_app.memory.context import ChunkContext
+from cf_app.memory.policy import Policy, policy_from_dict
+
+DecoderState = tuple[Tensor | None, ...] | None
+THUMBNAIL_WIDTH = 96
+
+
+class VideoDecoder(Protocol):
+    """The part of an autoencoder that a session needs. States are handed in and out and never changed in place."""
+
+    def initial_state(self, batch: int = 1) -> DecoderState:
+        """State before the first latent frame."""
+        ...
+
+    def decode(self, latents: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """[B, C, F, Y, X] -> [B, 3, temporal_scale * F, H, W] in [-1, 1], and the next state."""
+        ...
+
+
+@dataclass(frozen=True)
+class Observer:
+    """Looks into a step without changing it; for tests and for research.
+
+    Attributes:
+        on_pass: (pass, flow, x0 or None for the clean pass, context) after every pass.
+        on_recache: (latent frames, flow) after a re-cache.
+    """
+
+    on_pass: Callable[[int, Tensor, Tensor | None, ChunkContext], None] | None = None
+    on_recache: Callable[[list[int], Tensor], None] | None = None
+
+
+@dataclass
+class Clock:
+    """Milliseconds by stage. On an accelerator they are the host's: work may still be queued."""
+
+    spent: dict[str, float] = field(default_factory=dict)
+    _last: float = field(default_factory=time.perf_counter)
+
+    def lap(self, stage: str) -> None:
+        """Add the time since the last lap to ``stage``."""
+        now = time.perf_counter()
+        self.spent[stage] = self.spent.get(stage, 0.0) + 1000 * (now - self._last)
+        self._last = now
+
+
+def marked_policy(marker: MemoryMark, base: Policy) -> Policy:
+    """The policy that a memory marker asks for; ValueError if there is none of that name, or it has no tau."""
+    named: dict[str, str | float | None] = {"policy": marker.policy, "tau": marker.tau}
+    return policy_from_dict({key: value for key, value in named.items() if value is not None}, base)
+
+
+def to_pictures(frames: Tensor, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """From a decoder's [3, P, H, W] in [-1, 1] to pictures.
+
+    Returns:
+        uint8 [P, H, W, 3], and thumbnails uint8 [F, h, w, 3]: the middle picture of every latent frame.
+    """
+    pictures = ((frames.float() + 1) * 127.5).round().clamp(0, 255)
+    middle = pictures[:, geometry.temporal_scale // 2 :: geometry.temporal_scale].transpose(0, 1)
+    width = min(THUMBNAIL_WIDTH, geometry.width)
+    height = max(1, round(geometry.height * width / geometry.width))
+    small = F.interpolate(middle, (height, width), mode="area").round()
+    return (
+        pictures.to(torch.uint8).permute(1, 2, 3, 0).contiguous().cpu().numpy(),
+        small.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy(),
+    )
