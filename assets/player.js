@@ -21,6 +21,7 @@ let queued = 0; // chunks that wait at the worker
 let misses = 0; // requests in a row that failed
 let change = null; // the prompt that has been sent and is not on screen yet: {prompt, color, chunk}
 let recalling = false;
+let asleep = ""; // "asked": a pause of ours is on its way back; "halted": the server has paused by itself
 let heard = 0; // when the last message came
 let drySince = 0;
 
@@ -63,6 +64,7 @@ function play(wish = {}) {
   feed = new cf.Feed(video);
   change = null;
   queued = 0;
+  asleep = "";
   heard = performance.now();
   if (wish.seed !== undefined) seedField.value = wish.seed;
   const timeline = wish.timeline ?? (wish.prompt === undefined ? cf.story?.() : undefined); // the timeline editor has one
@@ -78,6 +80,8 @@ function toggle() {
     setMode("paused");
     if (run) command({ kind: "pause" });
   } else if (mode === "paused") {
+    asleep = "";
+    view.alert(null);
     setMode(film.length ? "playing" : "starting");
     if (film.length) video.play().catch(() => {});
     if (run) command({ kind: "resume" });
@@ -131,11 +135,16 @@ const handle = {
     cf.emit("chunk", light);
   },
   applied(message) {
+    if (message.kind === "pause") asleep = "asked";
     if (message.kind === "prompt") cf.learnColor(message.prompt, message.color);
     if (change && change.prompt === message.prompt) change = { ...change, chunk: message.chunk };
     cf.emit("applied", message);
   },
-  state: (message) => cf.emit("state", message),
+  state(message) {
+    // A failed chunk or a marker of the timeline pauses too; then what is there is shown to its end.
+    if (message.state === "paused") asleep = asleep === "asked" ? "" : "halted";
+    cf.emit("state", message);
+  },
   failed(message) {
     view.alert(message.message);
     if (message.fatal) end("failed");
@@ -182,7 +191,7 @@ function tick() {
   if (!run || mode === "idle") return;
   const ahead = feed.ahead();
   const unseen = Math.max(0, film.end - video.currentTime);
-  if (mode === "playing") pace(ahead, unseen);
+  if (mode === "playing" || (mode === "starting" && asleep === "halted")) pace(ahead, unseen);
   recall(video.currentTime + ahead + 0.01);
   view.buffer(unseen, running() ? queued : 0, film.chunkSeconds);
   view.live(running() && unseen > 3.5 * film.chunkSeconds ? unseen : 0);
@@ -200,6 +209,7 @@ function pace(ahead, unseen) {
   view.waiting(dry && now - drySince > 600);
   video.playbackRate = ahead < 0.25 && !film.finished ? 0.9 : ahead > 3 * film.chunkSeconds ? 1.05 : 1;
   if (film.finished && unseen < 0.1) return end("stopped");
+  if (asleep === "halted" && (dry || !film.length)) return end("paused");
   if (unseen < props.setup.cushion) grant(film.length + 1);
   if (dry && now - heard > SILENCE) {
     heard = now;

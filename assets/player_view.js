@@ -10,6 +10,8 @@
       this.root = root;
       this.$ = (selector) => root.querySelector(selector);
       this.status = Object.fromEntries([...root.querySelectorAll("[data-s]")].map((cell) => [cell.dataset.s, cell]));
+      const room = (width) => (width > 1020 ? "much" : width > 860 ? "some" : "little"); // for the status line
+      new ResizeObserver(([entry]) => (root.dataset.room = room(entry.contentRect.width))).observe(root);
       const bar = this.$(".cf-bar");
       this.bars = STAGES.map((stage) => {
         const part = bar.appendChild(document.createElement("i"));

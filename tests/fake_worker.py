@@ -147,22 +147,23 @@ class FakeWorker:
 
     def __init__(self, engine: FakeEngine, buffer_chunks: int = 1, speed: float = 0.0) -> None:
         self.engine, self.buffer, self.speed = engine, buffer_chunks, speed
-        self.sessions: dict[str, _Session] = {}
+        self.desks: dict[str, _Session] = {}
         self.fail_at: int | None = None  # chunk at which the next session fails for good
         self._count = 0
 
-    def open(self, prompt, seed, *, chunks=None, timeline=None, policy=None) -> str:
+    def open(self, prompt=None, seed=0, *, chunks=None, timeline=None, policy=None) -> str:
+        prompt = timeline.prompt_at(0).caption if timeline else prompt
         check_prompt(prompt)
         self._count += 1
         name = f"session-{self._count}"
-        session = self.sessions[name] = _Session(prompt, seed, queue.Queue())
+        session = self.desks[name] = _Session(prompt, seed, queue.Queue())
         threading.Thread(target=self._work, args=(name, session, chunks), daemon=True).start()
         return name
 
     def _session(self, session_id: str) -> _Session:
-        if session_id not in self.sessions:
+        if session_id not in self.desks:
             raise ValueError(f"session {session_id!r} is not open")
-        return self.sessions[session_id]
+        return self.desks[session_id]
 
     def send(self, session_id: str, command) -> int:
         session = self._session(session_id)
@@ -174,7 +175,7 @@ class FakeWorker:
             return session.chunk
 
     def events(self, session_id: str, timeout: float | None = None):
-        session = self.sessions.get(session_id)
+        session = self.desks.get(session_id)
         if session is None:
             return m.Ended(session_id, "closed")
         try:
@@ -190,14 +191,17 @@ class FakeWorker:
         return m.SessionStatus(s.state, s.chunk, s.prompt, s.seed, s.outbox.qsize())
 
     def close(self, session_id: str) -> None:
-        session = self.sessions.pop(session_id, None)
+        session = self.desks.pop(session_id, None)
         if session:
             with session.wake:
                 session.closed = True
                 session.wake.notify_all()
 
+    def sessions(self) -> list[str]:
+        return list(self.desks)
+
     def shutdown(self) -> None:
-        for name in list(self.sessions):
+        for name in list(self.desks):
             self.close(name)
 
     def _work(self, name: str, s: _Session, chunks: int | None) -> None:

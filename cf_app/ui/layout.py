@@ -53,8 +53,13 @@ class Page:
     tabs: Tabs
     launch: dict[str, Any]
 
+    def close(self) -> None:
+        """Ends all runs and the worker; for the end of the program."""
+        self.tabs.close_all()
+        self.tabs.worker.shutdown()
 
-def build_page(engine: Engine, worker: Worker, *, cushion: float = 0.4, places: Places = Places()) -> Page:
+
+def build_page(engine: Engine, worker: Worker, *, cushion: float = 0.3, places: Places = Places()) -> Page:
     """The whole page around a loaded engine.
 
     `cushion`: seconds of unseen video below which a tab asks for the next chunk.
@@ -83,13 +88,12 @@ def _closes_tab(tabs: Tabs) -> Callable[[gr.Request], None]:
 
 def _launch_options(tabs: Tabs, places: Places) -> dict[str, Any]:
     geometry = tabs.engine.geometry
+    aspect = f":root{{--cf-aspect:{geometry.width / geometry.height:.4f}}}\n"
+    style = aspect + css_variables() + "\n".join(asset(name) for name in STYLES + places.styles)
     system = ["system-ui", "sans-serif"]  # names of fonts that are there: nothing is fetched
     return {
         "theme": gr.themes.Base(font=system, font_mono=["ui-monospace", "monospace"]),
-        "css": "\n".join(
-            [f":root{{--cf-aspect:{geometry.width / geometry.height:.4f}}}", css_variables()]
-            + [asset(name) for name in STYLES + places.styles]
-        ),
+        "css": style,  # Gradio rewrites the rules and drops container queries: use attributes set by a script
         "head": "".join(f"<script>{asset(name)}</script>" for name in SCRIPTS + places.scripts),
         "favicon_path": str(ASSETS / "favicon.svg"),
         "allowed_paths": [str(tabs.folder)],

@@ -158,7 +158,10 @@ class Run:
                     continue
             if self._closed:
                 break
-            event = self.worker.events(self.session, timeout=_POLL)
+            try:
+                event = self.worker.events(self.session, timeout=_POLL)
+            except ValueError:  # the session has been given back meanwhile
+                break
             if event is not None:
                 return event
         return None

@@ -58,7 +58,7 @@ class Tabs:
         seed = read_seed(request.get("seed", 0))
         geometry = self.engine.geometry
         encoder = ChunkEncoder(geometry.height, geometry.width, geometry.fps, request.get("codec") or "h264")
-        session = self.worker.open(prompt, seed, timeline=timeline)
+        session = self.worker.open(None if timeline else prompt, seed, timeline=timeline)
         opening = {
             "nonce": request.get("nonce"),
             "prompt": prompt,
