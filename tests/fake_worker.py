@@ -147,7 +147,7 @@ class FakeWorker:
 
     def __init__(self, engine: FakeEngine, buffer_chunks: int = 1, speed: float = 0.0) -> None:
         self.engine, self.buffer, self.speed = engine, buffer_chunks, speed
-        self.desks: dict[str, _Session] = {}
+        self.sessions: dict[str, _Session] = {}
         self.fail_at: int | None = None  # chunk at which the next session fails for good
         self._count = 0
 
@@ -156,14 +156,14 @@ class FakeWorker:
         check_prompt(prompt)
         self._count += 1
         name = f"session-{self._count}"
-        session = self.desks[name] = _Session(prompt, seed, queue.Queue())
+        session = self.sessions[name] = _Session(prompt, seed, queue.Queue())
         threading.Thread(target=self._work, args=(name, session, chunks), daemon=True).start()
         return name
 
     def _session(self, session_id: str) -> _Session:
-        if session_id not in self.desks:
+        if session_id not in self.sessions:
             raise ValueError(f"session {session_id!r} is not open")
-        return self.desks[session_id]
+        return self.sessions[session_id]
 
     def send(self, session_id: str, command) -> int:
         session = self._session(session_id)
@@ -175,7 +175,7 @@ class FakeWorker:
             return session.chunk
 
     def events(self, session_id: str, timeout: float | None = None):
-        session = self.desks.get(session_id)
+        session = self.sessions.get(session_id)
         if session is None:
             return m.Ended(session_id, "closed")
         try:
@@ -191,17 +191,14 @@ class FakeWorker:
         return m.SessionStatus(s.state, s.chunk, s.prompt, s.seed, s.outbox.qsize())
 
     def close(self, session_id: str) -> None:
-        session = self.desks.pop(session_id, None)
+        session = self.sessions.pop(session_id, None)
         if session:
             with session.wake:
                 session.closed = True
                 session.wake.notify_all()
 
-    def sessions(self) -> list[str]:
-        return list(self.desks)
-
     def shutdown(self) -> None:
-        for name in list(self.desks):
+        for name in list(self.sessions):
             self.close(name)
 
     def _work(self, name: str, s: _Session, chunks: int | None) -> None:

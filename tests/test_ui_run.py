@@ -103,7 +103,7 @@ def test_stop_ends_the_run_and_frees_the_session(tabs):
     assert calls(tabs)["command"]({"run": run.token, "kind": "stop"})["ok"]
     reader.thread.join(5)
     assert reader.messages[-1] | {"seq": 0} == {"type": "ended", "reason": "stopped", "run": run.token, "seq": 0}
-    assert tabs.worker.sessions() == [] and run.closed
+    assert tabs.worker.sessions == {} and run.closed
     assert calls(tabs)["export"]({"run": run.token, "upto": 1})["ok"], "what was shown can still be downloaded"
 
 
@@ -114,7 +114,7 @@ def test_closing_a_tab_frees_everything_even_while_it_waits(tabs):
     folder = run.folder
     tabs.close("tab")
     reader.thread.join(3)
-    assert not reader.thread.is_alive() and tabs.worker.sessions() == [] and not folder.exists() and len(tabs) == 0
+    assert not reader.thread.is_alive() and tabs.worker.sessions == {} and not folder.exists() and len(tabs) == 0
     assert calls(tabs)["credit"]({"run": run.token, "upto": 9}) == {
         "ok": False,
         "error": "This run is over. Press play to start a new one.",
@@ -125,7 +125,7 @@ def test_an_abandoned_generator_frees_its_session(tabs):
     stream = tabs.start("tab", {"prompt": PROMPT}).messages()
     next(stream), next(stream)
     stream.close()
-    assert tabs.worker.sessions() == []
+    assert tabs.worker.sessions == {}
 
 
 def test_tabs_do_not_mix(tabs):
@@ -144,7 +144,7 @@ def test_a_new_run_takes_the_place_of_the_old_one(tabs):
     reader.until_chunks(1)
     new = tabs.start("tab", {"prompt": PROMPT})
     reader.thread.join(3)
-    assert old.closed and not new.closed and len(tabs.worker.sessions()) == 1
+    assert old.closed and not new.closed and len(tabs.worker.sessions) == 1
     assert Reader(new).until_chunks(1)[0]["chunk"] == 0
 
 
@@ -164,7 +164,7 @@ def test_a_failure_reaches_the_page_and_ends_the_run(tabs):
     reader = Reader(run)
     reader.thread.join(5)
     assert reader.messages[-1]["type"] == "failed" and reader.messages[-1]["fatal"]
-    assert "out of memory" in reader.messages[-1]["message"] and tabs.worker.sessions() == []
+    assert "out of memory" in reader.messages[-1]["message"] and tabs.worker.sessions == {}
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_failure_reaches_the_page_and_ends_the_run(tabs):
 def test_bad_prompts_are_refused_in_words(tabs, prompt, reason):
     with pytest.raises(ValueError, match=reason):
         tabs.start("tab", {"prompt": prompt})
-    assert tabs.worker.sessions() == []
+    assert tabs.worker.sessions == {}
     run = tabs.start("tab", {"prompt": PROMPT})
     answer = calls(tabs)["command"]({"run": run.token, "kind": "prompt", "prompt": prompt})
     assert not answer["ok"] and reason in answer["error"]
