@@ -18,7 +18,8 @@ from cf_app.config import Geometry, ModelConfig, SamplerConfig
 from cf_app.engine.engine import Engine
 from cf_app.model.vae import TinyVideoAutoencoder
 
-WORDS = frozenset("a an the red blue green ball star cube hops rolls floats through over meadow beach at sunset night".split())
+EXAMPLES = ("a red ball hops through the meadow at sunset", "a blue star floats over the beach at night")
+WORDS = frozenset(word for prompt in EXAMPLES for word in prompt.split())
 TEXT_LENGTH, TEXT_DIM = 8, 16
 
 
@@ -72,7 +73,7 @@ def tiny_config(**changes: object) -> ModelConfig:
         "memory": {"policy": "slow_fast", "tau": 0.9},
         "text_length": TEXT_LENGTH,
         "vocabulary": WORDS,
-        "example_prompts": ("a red ball hops through the meadow at sunset", "a blue star floats over the beach at night"),
+        "example_prompts": EXAMPLES,
     }
     return ModelConfig(**{**settings, **changes})
 
