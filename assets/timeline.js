@@ -177,8 +177,11 @@ const actions = {
     form.hidden = !form.hidden;
     find("[data-do=text]").setAttribute("aria-expanded", String(!form.hidden));
     if (form.hidden) return;
-    form.querySelector("textarea").value = plan.text;
-    form.querySelector("textarea").focus();
+    const text = form.querySelector("textarea");
+    text.value = plan.text;
+    text.focus();
+    text.setSelectionRange(0, 0);
+    text.scrollTop = 0;
   },
 };
 
@@ -195,13 +198,13 @@ async function load(text, what) {
   if (!answer.ok) return false;
   tell(running() ? `${what} begins at chunk ${answer.applies ?? view.generated}` : `${what}: ${plan.blocks.length} blocks. Press play.`);
   axis.setFollow(true);
-  if (!running()) actions.fit();
+  if (!running() && axis.width > 700) actions.fit();
   return true;
 }
 
 const MARKS = {
   seed: (chunk) => ({ kind: "seed", chunk, seed: Math.floor(Math.random() * 1e6) }),
-  memory: (chunk) => ({ kind: "memory", chunk, tau: 0.9 }),
+  memory: (chunk) => ({ kind: "memory", chunk, changes: { tau: 0.9 } }),
   pause: (chunk) => ({ kind: "pause", chunk }),
   loop: (chunk) => ({ kind: "loop", chunk: Math.max(1, chunk), to: 0 }),
   end: (chunk) => ({ kind: "end", chunk: Math.max(1, chunk) }),

@@ -15,6 +15,7 @@ class TimelineDrag {
     scroll.addEventListener("pointerup", (event) => this.up(event));
     scroll.addEventListener("pointercancel", () => this.cancel());
     scroll.addEventListener("dblclick", (event) => event.preventDefault());
+    for (const kind of ["touchstart", "touchmove"]) scroll.addEventListener(kind, (event) => this.pinch(event), { passive: false });
     scroll.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
   }
 
@@ -22,6 +23,17 @@ class TimelineDrag {
     if (!event.ctrlKey && !event.metaKey) return;
     event.preventDefault();
     this.axis.zoom(this.axis.scale * Math.exp(-event.deltaY * 0.004), event.clientX);
+  }
+
+  /** Two fingers zoom about their middle. */
+  pinch(event) {
+    if (event.touches.length !== 2) return;
+    event.preventDefault();
+    this.cancel();
+    const [a, b] = [event.touches[0].clientX, event.touches[1].clientX];
+    const span = Math.max(20, Math.abs(a - b));
+    if (event.type === "touchmove" && this.span) this.axis.zoom((this.axis.scale * span) / this.span, (a + b) / 2);
+    this.span = span;
   }
 
   down(event) {

@@ -142,7 +142,7 @@ class TimelineInspector {
     for (const label of marker.querySelectorAll("[data-for]")) label.hidden = label.dataset.for !== mark.kind;
     for (const field of marker.querySelectorAll(FIELD)) {
       field.disabled = fixed;
-      if (document.activeElement !== field) field.value = mark[field.name] ?? "";
+      if (document.activeElement !== field) field.value = mark[field.name] ?? mark.changes?.[field.name] ?? "";
     }
     marker.querySelector(".tl-facts").textContent = this.axis.clock(mark.chunk) + (fixed ? " \u00b7 has acted" : "");
   }
@@ -154,7 +154,12 @@ class TimelineInspector {
     if (place !== mark.chunk) return this.edit({ op: "move_marker", kind: mark.kind, chunk: mark.chunk, to: place });
     const marks = {
       seed: () => ({ seed: Math.round(Number(seed.value) || 0) }),
-      memory: () => ({ policy: policy.value || null, tau: tau.value === "" ? null : Number(tau.value) }),
+      memory() {
+        const { policy: _, tau: __, ...changes } = mark.changes;
+        if (policy.value) changes.policy = policy.value;
+        if (tau.value !== "") changes.tau = Number(tau.value);
+        return { changes };
+      },
       loop: () => ({ to: Math.round(Number(to.value) || 0) }),
     };
     if (marks[mark.kind]) this.edit({ op: "put_marker", marker: { kind: mark.kind, chunk: mark.chunk, ...marks[mark.kind]() } });

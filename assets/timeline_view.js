@@ -2,7 +2,7 @@
 {
 const NOMINAL = 8; // chunks that an open last block is counted as
 const MEMORY_SAYS = { keep: "memory kept", recache: "memory re-cached", flush: "memory flushed but for the sink", reset: "memory reset" };
-const MEMORY_SIGN = { recache: "\u21bb", flush: "\u2b12", reset: "\u2715" };
+const MEMORY_SIGN = { recache: "re-cache", flush: "flush", reset: "reset" };
 const MARK_SAYS = { seed: "Seed", memory: "Memory", pause: "Pause", loop: "Loop", end: "End" };
 
 const make = (tag, className, text = "") => {
@@ -113,7 +113,7 @@ class TimelineView {
   mark(node, mark) {
     const text = {
       seed: () => `seed ${mark.seed}`,
-      memory: () => [mark.policy, mark.tau === undefined ? "" : `\u03c4 ${mark.tau}`].filter(Boolean).join(" "),
+      memory: () => Object.entries(mark.changes).map(([name, value]) => (name === "policy" ? value : `${name === "tau" ? "\u03c4" : name} ${value}`)).join(", "),
       pause: () => "pause",
       loop: () => `loop to ${this.axis.clock(mark.to)}`,
       end: () => "end",

@@ -15,8 +15,8 @@ from tests.fake_worker import FakeEngine, FakeWorker
 
 
 class TimelineWorker(FakeWorker):
-    def open(self, prompt, seed, *, chunks=None, timeline=None, policy=None) -> str:
-        name = super().open(prompt, seed, chunks=chunks)
+    def open(self, prompt=None, seed=0, *, chunks=None, timeline=None, policy=None) -> str:
+        name = super().open(prompt or timeline.prompt_at(0).caption, seed, chunks=chunks)
         self.sessions[name].timeline = timeline or Timeline.single(prompt)
         return name
 
@@ -25,14 +25,13 @@ class TimelineWorker(FakeWorker):
         if session is None:
             raise ValueError(f"there is no session {session_id}")
         ahead = tuple(session.inbox)
-        return replace(super().state(session_id), timeline=session.timeline, ahead=ahead)
+        timeline = session.timeline
+        for command in ahead:
+            timeline = after(timeline, command, session.chunk)
+        return replace(super().state(session_id), timeline=timeline, ahead=ahead)
 
     def _apply(self, name, s, command) -> None:
-        if isinstance(command, m.SetTimeline):
-            s.timeline = spliced(s.timeline, command.timeline, s.chunk)
-        elif isinstance(command, m.SetPrompt):
-            at = s.chunk if command.at_chunk is None else command.at_chunk
-            s.timeline = prompt_from(unrolled(s.timeline, s.chunk), at, command.prompt)
+        s.timeline = after(s.timeline, command, s.chunk)
         super()._apply(name, s, command)
 
     def _step(self, name, s) -> None:
@@ -44,6 +43,16 @@ class TimelineWorker(FakeWorker):
         if s.timeline.end is not None and s.chunk >= s.timeline.end:
             s.outbox.put(m.Ended(name, "finished"))
             s.closed = True
+
+
+def after(timeline: Timeline, command: m.Command, chunk: int) -> Timeline:
+    """The timeline once a command has been applied at `chunk`."""
+    if isinstance(command, m.SetTimeline):
+        return spliced(timeline, command.timeline, chunk)
+    if isinstance(command, m.SetPrompt):
+        at = chunk if command.at_chunk is None else command.at_chunk
+        return prompt_from(unrolled(timeline, chunk), at, command.prompt)
+    return timeline
 
 
 def build(speed: float = 2.0):

@@ -114,7 +114,7 @@ def test_a_written_out_loop_is_the_same_film(timeline: Timeline, generated: int)
 
 
 def test_markers_act_at_their_chunk() -> None:
-    marks = (SeedMark(0, 3), MemoryMark(4, "fifo", None), PauseMark(4), EndMark(9))
+    marks = (SeedMark(0, 3), MemoryMark.of(4, {"policy": "fifo"}), PauseMark(4), EndMark(9))
     timeline = Timeline((PromptCue.of(0, "a"),), marks)
     assert timeline.markers_at(4) == marks[1:3]
     assert timeline.markers_at(9) == (EndMark(9),)
@@ -139,7 +139,7 @@ def test_markers_act_at_their_chunk() -> None:
         (lambda: PromptCue.of(0, "a", CUT, "burn"), "keep, recache"),  # type: ignore[arg-type]
         (lambda: LoopMark(4, 4), "earlier"),
         (lambda: SeedMark(0, 2**32), "4294967296"),
-        (lambda: MemoryMark(0), "changes nothing"),
+        (lambda: MemoryMark(0, ()), "changes nothing"),
         (lambda: Timeline((PromptCue.of(0, "a"),), (EndMark(0),)), "one chunk"),
         (lambda: Timeline((PromptCue.of(0, "a"),), (EndMark(3), EndMark(4))), "two end"),
         (lambda: Timeline((PromptCue.of(0, "a"),), (PauseMark(3), PauseMark(1))), "sorted"),

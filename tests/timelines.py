@@ -23,7 +23,8 @@ def timelines(draw: st.DrawFn, cuts: bool = False, loop: bool | None = None) -> 
     cues = [PromptCue(s, draw(PARTS), draw(transition), draw(MEMORY), draw(st.text(max_size=5))) for s in starts]
     marks: list[Marker] = []
     for chunk in draw(st.sets(st.integers(0, 90), max_size=3)):
-        marks.append(draw(st.sampled_from([SeedMark(chunk, 5), MemoryMark(chunk, "fifo", 0.5), PauseMark(chunk)])))
+        memory = MemoryMark.of(chunk, {"policy": "fifo", "tau": 0.5})
+        marks.append(draw(st.sampled_from([SeedMark(chunk, 5), memory, PauseMark(chunk)])))
     if draw(st.booleans()):
         marks.append(EndMark(draw(st.integers(1, 120))))
     if loop or (loop is None and draw(st.booleans())):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from cf_app.config import SWITCH_MODES
@@ -23,7 +24,8 @@ from cf_app.engine.messages import (
     Unpin,
 )
 from cf_app.engine.timeline import MemoryMode, Timeline, check_prompt
-from cf_app.engine.timeline_history import check_past
+from cf_app.engine.timeline_history import spliced
+from cf_app.engine.timeline_markers import MemoryMark, SeedMark, Setting
 from cf_app.memory.manager import SlowFastMemory
 from cf_app.memory.policy import Policy, check_policy, policy_from_dict
 
@@ -45,10 +47,10 @@ def check(engine: Engine, session: Session, command: Command, chunk: int) -> int
         ValueError: says what is wrong with it and what to do.
     """
     if isinstance(command, SetPrompt):
-        _with_prompt(session, command, chunk)
+        _with_prompt(session.timeline, session.switch_memory, command, chunk)
         return chunk if command.at_chunk is None else command.at_chunk
     if isinstance(command, SetTimeline):
-        engine.check_timeline(check_past(session.timeline, command.timeline, chunk), session.memory)
+        engine.check_timeline(command.timeline, session.memory)
     elif isinstance(command, SetSeed):
         check_seed(command.seed)
     elif isinstance(command, SetMemory):
@@ -69,13 +71,15 @@ def apply(engine: Engine, session: Session, command: Command) -> int:
     """
     chunk = check(engine, session, command, session.chunk)
     if isinstance(command, SetPrompt):
-        session.timeline = _with_prompt(session, command, session.chunk)
+        session.timeline = _with_prompt(session.timeline, session.switch_memory, command, session.chunk)
     elif isinstance(command, SetTimeline):
-        session.timeline = command.timeline
+        session.timeline = spliced(session.timeline, command.timeline, session.chunk)
     elif isinstance(command, SetSeed):
+        session.timeline = _marked(session.timeline, command, chunk)
         session.seed = command.seed
     elif isinstance(command, SetMemory):
         policy, mode = _changed(session, command)
+        session.timeline = _marked(session.timeline, command, chunk)
         session.memory.reconfigure(policy)
         session.switch_memory = mode
     elif isinstance(command, Pin | Unpin | Evict):
@@ -83,16 +87,46 @@ def apply(engine: Engine, session: Session, command: Command) -> int:
     return chunk
 
 
-def _with_prompt(session: Session, command: SetPrompt, chunk: int) -> Timeline:
+def planned(session: Session, waiting: Iterable[Command], chunk: int) -> Timeline:
+    """The session's timeline as it will be when the waiting commands have been applied at ``chunk``."""
+    timeline = session.timeline
+    for command in waiting:
+        if isinstance(command, SetPrompt):
+            if command.at_chunk is None or command.at_chunk >= chunk:  # else it will be refused
+                timeline = _with_prompt(timeline, session.switch_memory, command, chunk)
+        elif isinstance(command, SetTimeline):
+            timeline = spliced(timeline, command.timeline, chunk)
+        elif isinstance(command, SetSeed | SetMemory):
+            timeline = _marked(timeline, command, chunk)
+    return timeline
+
+
+def _marked(timeline: Timeline, command: SetSeed | SetMemory, chunk: int) -> Timeline:
+    """A live change is written into the plan, so that the plan replays the session to the bit."""
+    timeline = timeline_edits.unrolled(timeline, chunk)
+    if isinstance(command, SetSeed):
+        return timeline_edits.put_marker(timeline, SeedMark(chunk, command.seed), generated=chunk)
+    changes: dict[str, Setting] = {}
+    for mark in timeline.markers:
+        if isinstance(mark, MemoryMark) and mark.chunk == chunk:
+            changes.update(mark.changes)
+    # "switch" is not in the plan: every cue says for itself what it does to the memory.
+    changes.update({name: value for name, value in command.changes.items() if name != "switch"})
+    if not changes:
+        return timeline
+    return timeline_edits.put_marker(timeline, MemoryMark.of(chunk, changes), generated=chunk)
+
+
+def _with_prompt(timeline: Timeline, switch_memory: str, command: SetPrompt, chunk: int) -> Timeline:
     check_prompt(command.prompt)
     at = chunk if command.at_chunk is None else command.at_chunk
     if at < chunk:
         raise ValueError(f"chunk {at} is generated already, the next one is {chunk}: change the prompt from there on")
-    name = session.switch_memory if command.memory is None else command.memory
+    name = switch_memory if command.memory is None else command.memory
     if name not in SWITCH_MODES:
         raise ValueError(f"memory is {name!r}, expected one of {', '.join(SWITCH_MODES)}")
     mode: MemoryMode = name  # type: ignore[assignment]
-    timeline = timeline_edits.unrolled(session.timeline, chunk)
+    timeline = timeline_edits.unrolled(timeline, chunk)
     if any(cue.start == at for cue in timeline.cues):
         parts = ((command.prompt, 1.0),)
         return timeline_edits.change(timeline, at, parts=parts, memory=mode, generated=chunk)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field, replace
 
+from cf_app.engine.commands import planned
 from cf_app.engine.messages import PAUSED, ChunkReady, Command, Event, SessionStatus
 from cf_app.engine.session import Session
 from cf_app.engine.timeline_markers import PauseMark
@@ -72,5 +73,6 @@ class Desk:
     def status(self) -> SessionStatus:
         """Where the session stands."""
         chunk = self.next_chunk
-        prompt = self.session.timeline.prompt_at(chunk).caption
-        return SessionStatus(self.state, chunk, prompt, self.session.seed, self.queued, tuple(self.inbox))
+        timeline = planned(self.session, self.inbox, chunk)
+        prompt = timeline.prompt_at(chunk).caption
+        return SessionStatus(self.state, chunk, prompt, self.session.seed, self.queued, tuple(self.inbox), timeline)

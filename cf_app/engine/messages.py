@@ -53,7 +53,7 @@ class SetPrompt:
 
 @dataclass(frozen=True)
 class SetTimeline:
-    """Replace the timeline; what has been generated must be the same in both."""
+    """Replace the timeline from the next chunk on; what is generated stays as it was (``timeline_history.spliced``)."""
 
     timeline: Timeline
 
@@ -175,7 +175,7 @@ class SessionStatus:
         seed: seed of that chunk.
         queued: chunks generated and not yet fetched.
         ahead: commands that have been sent and not yet applied.
-        timeline: the plan in force.
+        timeline: the plan, once ``ahead`` has been applied.
     """
 
     state: str

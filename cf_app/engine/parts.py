@@ -62,8 +62,7 @@ class Clock:
 
 def marked_policy(marker: MemoryMark, base: Policy) -> Policy:
     """The policy that a memory marker asks for; ValueError if there is none of that name, or it has no tau."""
-    named: dict[str, str | float | None] = {"policy": marker.policy, "tau": marker.tau}
-    return policy_from_dict({key: value for key, value in named.items() if value is not None}, base)
+    return policy_from_dict(dict(marker.changes), base)
 
 
 def to_pictures(frames: Tensor, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from cf_app.engine.timeline import MemoryMode, Parts, PromptCue, Timeline, Transition
-from cf_app.engine.timeline_markers import MAX_CHUNK, EndMark, Marker
+from cf_app.engine.timeline_markers import MAX_CHUNK, EndMark, Marker, MemoryMark
 from cf_app.engine.timeline_schema import CueModel, TimelineFormatError, TimelineModel, checked, marker_of, short
 
 FORMAT = "context-forcing-timeline"
@@ -56,7 +56,9 @@ def parts_to_dict(parts: Parts) -> dict[str, Any]:
 
 
 def marker_to_dict(marker: Marker) -> dict[str, Any]:
-    return {"kind": marker.kind, **{key: value for key, value in asdict(marker).items() if value is not None}}
+    if isinstance(marker, MemoryMark):
+        return {"kind": marker.kind, "chunk": marker.chunk, "changes": dict(marker.changes)}
+    return {"kind": marker.kind, **asdict(marker)}
 
 
 def dumps(timeline: Timeline) -> str:

@@ -5,11 +5,15 @@ They act when the session reaches their chunk, before it is generated; those of 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 MAX_CHUNK = 1_000_000  # 8 days at 0.75 s a chunk: a guard against typing errors and hostile files
 MAX_SEED = 2**32 - 1
+
+Setting = str | int | float | bool
 
 
 def check_chunk(value: int, what: str) -> None:
@@ -33,18 +37,30 @@ class SeedMark:
 
 @dataclass(frozen=True)
 class MemoryMark:
-    """From `chunk` on, this memory policy and / or this surprisal threshold tau; None leaves it as it is."""
+    """From `chunk` on, these memory settings: what `messages.SetMemory` may change ("policy", "tau", "slow", ...),
+    sorted by name; all others stay as they are. Which names and values a model takes, the engine checks."""
 
     kind: ClassVar[str] = "memory"
     chunk: int
-    policy: str | None = None
-    tau: float | None = None
+    changes: tuple[tuple[str, Setting], ...]
 
     def __post_init__(self) -> None:
-        if self.policy is None and self.tau is None:
-            raise ValueError(f"the memory marker at chunk {self.chunk} changes nothing; expected a policy or a tau")
-        if self.tau is not None and not -1 <= self.tau <= 1:
-            raise ValueError(f"tau is {self.tau!r}; expected a cosine similarity from -1 to 1")
+        names = [name for name, _ in self.changes]
+        if not names:
+            raise ValueError(
+                f"the memory marker at chunk {self.chunk} changes nothing; expected a policy, tau or a size"
+            )
+        if names != sorted(set(names)):
+            raise ValueError(
+                f"the memory marker at chunk {self.chunk} changes {', '.join(names)}; expected sorted, once each"
+            )
+        for name, value in self.changes:
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} is {value!r}; expected a number")
+
+    @classmethod
+    def of(cls, chunk: int, changes: Mapping[str, Setting]) -> MemoryMark:
+        return cls(chunk, tuple(sorted(changes.items())))
 
 
 @dataclass(frozen=True)

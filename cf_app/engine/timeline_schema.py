@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from cf_app.engine.timeline import MAX_BLEND_CHUNKS, MAX_CUES, MAX_PARTS, MemoryMode, Method, Parts, Transition
-from cf_app.engine.timeline_markers import MARKERS, MAX_CHUNK, MAX_SEED, Marker
+from cf_app.engine.timeline_markers import MARKERS, MAX_CHUNK, MAX_SEED, Marker, MemoryMark
 
 
 class TimelineFormatError(ValueError):
@@ -51,8 +51,7 @@ class SeedModel(_Model):
 class MemoryModel(_Model):
     kind: Literal["memory"]
     chunk: Chunk
-    policy: str | None = None
-    tau: float | None = Field(default=None, ge=-1, le=1)
+    changes: dict[str, str | bool | int | float] = Field(min_length=1, max_length=32)
 
 
 class PauseModel(_Model):
@@ -114,7 +113,8 @@ def marker_from(data: object) -> Marker:
 
 def marker_of(model: BaseModel) -> Marker:
     fields = model.model_dump()
-    return MARKERS[fields.pop("kind")](**fields)
+    kind = fields.pop("kind")
+    return MemoryMark.of(**fields) if kind == MemoryMark.kind else MARKERS[kind](**fields)
 
 
 def _described(detail: Any) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 from cf_app.engine import timeline_edits as edits
 from cf_app.engine import timeline_io as io
-from cf_app.engine.messages import SessionStatus, SetPrompt, SetTimeline
+from cf_app.engine.messages import SessionStatus, SetTimeline
 from cf_app.engine.timeline import PromptCue, Timeline
 from cf_app.engine.timeline_history import History, PastError, first_change, unrolled
 from cf_app.engine.timeline_schema import marker_from, parts_from, transition_from
@@ -68,8 +68,8 @@ class Plans:
         run, status = self._session(request.get("run"))
         generated = 0 if status is None else status.chunk
         before = self._histories[doc]
-        if status is not None:
-            before = before.edited(_planned(status))
+        if status is not None and status.timeline is not None:
+            before = before.edited(status.timeline)
         history = self._apply(before, request, generated)
         if run is not None and history.timeline != before.timeline:
             run.send(SetTimeline(history.timeline))
@@ -148,18 +148,6 @@ class Plans:
 def is_story(timeline: Timeline) -> bool:
     """More than one prompt for ever, so more than a prompt box can say."""
     return len(timeline.cues) > 1 or bool(timeline.markers) or len(timeline.cues[0].parts) > 1
-
-
-def _planned(status: SessionStatus) -> Timeline:
-    """What will be in force when everything has been applied that is on its way to the session."""
-    timeline = status.timeline
-    for command in status.ahead:
-        if isinstance(command, SetTimeline):
-            timeline = command.timeline
-        elif isinstance(command, SetPrompt):
-            at = status.chunk if command.at_chunk is None else command.at_chunk
-            timeline = edits.prompt_from(timeline, at, command.prompt, memory=command.memory or "keep")
-    return timeline
 
 
 def _whole(request: Request, name: str) -> int:
