@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from cf_app.memory import undo
 from cf_app.memory.context import ChunkContext, Source
 from cf_app.memory.kv_cache import KV, KVCache, KVShape, Workspace, new_write
 from cf_app.memory.lanes import Cell, Lanes, append, conformed, eligible, flushed, promote, without
@@ -82,7 +83,9 @@ class SlowFastMemory:
 
         def source(layer: int, write: int) -> KV:
             held = pending.get((layer, write))
-            return cache.read(layer, write) if held is None else held
+            if held is None:
+                return cache.read(layer, write)
+            return held[0].to(self.shape.device), held[1].to(self.shape.device)
 
         return source
 
@@ -100,12 +103,14 @@ class SlowFastMemory:
         cells = [Cell(new_write(), start + i, context.prompt, made_by) for i in range(self.frames)]
         similarities, promotes = self._decide(context)
         lanes = self._taken_in(context, cells, promotes)
+        removed, by_hand = undo.kept_aside(state.removed, self._source(state))
         for layer, row in enumerate(lanes):
             self._store(context, layer, row, cells)
         held = _held(lanes)
         promoted = any(cell.latent == start and cell.promoted_at is not None for row in lanes for cell in row.slow)
         lasting = {cell.latent for row in state.lanes for cell in (*row.sink, *row.slow)}
-        report = Report(context.chunk, similarities, (start,) if promoted else (), tuple(sorted(lasting - held)))
+        left = tuple(sorted((lasting | by_hand) - held))
+        report = Report(context.chunk, similarities, (start,) if promoted else (), left)
         recent = range(start + self.frames - max(rule.slots, self.frames), start)
         clean = {index: latent for index, latent in state.latents.items() if index in held or index in recent}
         clean.update({start + i: latents[:, :, i].detach().clone() for i in range(self.frames)})
@@ -117,6 +122,7 @@ class SlowFastMemory:
             references=pooled if len(pooled) == self.shape.layers else None,
             pins=state.pins & held,
             pending={},
+            removed=removed,
             latents=clean,
             report=report,
         )
@@ -210,12 +216,20 @@ class SlowFastMemory:
         self.state = replace(self.state, pins=self.state.pins - {latent})
 
     def evict(self, latent: int) -> None:
-        """Drop ``latent`` from every lane and layer; ValueError if it is not there, or pinned."""
+        """Drop ``latent`` from every lane and layer; ValueError if it is not there, or pinned. See ``restore``."""
         self._check_held(latent)
         if latent in self.state.pins:
             raise ValueError(f"latent frame {latent} is pinned, unpin it before evicting it")
         lanes = tuple(map_layers(lambda row: without(row, latent), self.state.lanes))
-        self.state = replace(self.state, lanes=lanes)
+        self.state = replace(self.state, lanes=lanes, removed=undo.with_removed(self.state, latent))
+
+    def restore(self, latent: int) -> None:
+        """Undo ``evict``: back into its lane, in slow memory at the cost of what would have to leave next.
+
+        Raises:
+            ValueError: it was not evicted by hand, that was too long ago, or it has no place any more.
+        """
+        self.state = undo.restored(self.rule, self.state, latent)
 
     def _check_held(self, latent: int) -> None:
         held = _held(self.state.lanes)
@@ -226,10 +240,11 @@ class SlowFastMemory:
         """Change policy and sizes; what fits stays. ValueError from ``check_policy``, nothing changes then."""
         rule = check_policy(policy, self.frames, self.most_positions)
         lanes = tuple(map_layers(lambda row: conformed(rule, row, self.state.pins), self.state.lanes))
+        removed, _ = undo.kept_aside(self.state.removed, self._source(self.state))
         if rule.slots != self.rule.slots:
             self.cache = self.cache.clone(rule.slots, [[cell.write for cell in row] for row in lanes])
         self.policy, self.rule = policy, rule
-        self.state = replace(self.state, lanes=lanes, pins=self.state.pins & _held(lanes))
+        self.state = replace(self.state, lanes=lanes, pins=self.state.pins & _held(lanes), removed=removed)
 
     def fork(self) -> SlowFastMemory:
         """An independent copy."""

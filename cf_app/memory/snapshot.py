@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 SNAPSHOT_VERSION = 1
@@ -40,6 +40,20 @@ class EntryView:
 
 
 @dataclass(frozen=True)
+class AttentionView:
+    """How much the chunk's clean pass looked at one latent frame, as it was read: before the chunk changed the memory.
+
+    Attributes:
+        lane, latent: as in ``EntryView``; the chunk's own latent frames are not listed.
+        mass: per layer, share of attention 0..1, mean over heads and a sample of queries; 0 where a layer lacks it.
+    """
+
+    lane: str
+    latent: int
+    mass: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class MemorySnapshot:
     """The memory after a chunk, the chunk's own latent frames included (they are the newest of the fast lane).
 
@@ -58,6 +72,10 @@ class MemorySnapshot:
         evicted: latent frames that no layer holds any more since this chunk.
         bytes_held: bytes of keys and values that this session has reserved.
         memory_ms: milliseconds of this chunk that went into memory management.
+        gate: what promotes: "sim" (similarity below tau), "uniform" or "none".
+        eligible: the chunk could be promoted at all; the first ones of a film can not.
+        settings: registry name of the policy under "policy", and all its fields.
+        attention: where the chunk looked; empty unless attention is watched.
     """
 
     chunk: int
@@ -77,6 +95,10 @@ class MemorySnapshot:
     evicted: tuple[int, ...] = ()
     bytes_held: int = 0
     memory_ms: float = 0.0
+    gate: str = "sim"
+    eligible: bool = True
+    settings: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    attention: tuple[AttentionView, ...] = ()
     version: int = SNAPSHOT_VERSION
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,7 +114,7 @@ class MemorySnapshot:
         """
         if data.get("version") != SNAPSHOT_VERSION:
             raise ValueError(f"memory snapshot has version {data.get('version')!r}, expected {SNAPSHOT_VERSION}")
-        known = {entry.name for entry in fields(MemorySnapshot)}
+        known = {one.name for one in fields(MemorySnapshot)}
         if set(data) != known:
             raise ValueError(f"memory snapshot fields differ: {sorted(set(data) ^ known)}")
         return MemorySnapshot(
@@ -103,5 +125,9 @@ class MemorySnapshot:
                 "similarities": tuple(data["similarities"]),
                 "promoted": tuple(data["promoted"]),
                 "evicted": tuple(data["evicted"]),
+                "settings": dict(data["settings"]),
+                "attention": tuple(
+                    AttentionView(view["lane"], view["latent"], tuple(view["mass"])) for view in data["attention"]
+                ),
             }
         )

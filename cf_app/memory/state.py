@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from cf_app.memory.lanes import Lanes
+from cf_app.memory.lanes import Cell, Lanes
 
 Result = TypeVar("Result")
 
@@ -30,6 +30,19 @@ class Report:
 
 
 @dataclass(frozen=True, eq=False)
+class Removed:
+    """A latent frame that a person has evicted, kept for a while so that it can come back.
+
+    Attributes:
+        cells: per layer (lane "sink" / "slow" / "fast", index in it, cell).
+        contents: (layer, write id) -> keys and values on the CPU; None while they are still in the cache.
+    """
+
+    cells: tuple[tuple[tuple[str, int, Cell], ...], ...]
+    contents: Mapping[tuple[int, int], tuple[Tensor, Tensor]] | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class MemoryState:
     """Attributes:
 
@@ -40,6 +53,7 @@ class MemoryState:
     references: per layer pooled keys [B, H * D] of the last pass, None before the first chunk.
     pins: latent frames that are never evicted.
     pending: (layer, write id) -> keys and values [B, T, H, D] that are not in the cache yet.
+    removed: latent frame -> what was evicted by hand, the newest last.
     latents: latent frame -> clean latents [B, C, Y, X] that a re-cache may need.
     """
 
@@ -51,6 +65,7 @@ class MemoryState:
     pins: frozenset[int] = frozenset()
     pending: Mapping[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
     latents: Mapping[int, Tensor] = field(default_factory=dict)
+    removed: Mapping[int, Removed] = field(default_factory=dict)
     report: Report = Report()
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cf_app.memory.lanes import Cell, read
-from cf_app.memory.policy import Policy, Rule
+from cf_app.memory.lanes import Cell, eligible, read
+from cf_app.memory.policy import Policy, Rule, policy_to_dict
 from cf_app.memory.snapshot import LANES, EntryView, MemorySnapshot
 from cf_app.memory.state import MemoryState
 
@@ -31,6 +31,9 @@ def snapshot(
         evicted=state.report.evicted,
         bytes_held=bytes_held,
         memory_ms=memory_ms,
+        gate=rule.gate,
+        eligible=eligible(rule, state.seen - frames, frames),
+        settings=policy_to_dict(policy),
     )
 
 
