@@ -269,12 +269,21 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--speed", type=float, default=3.0)
     parser.add_argument("--fail-at", type=int)
+    parser.add_argument("--report", action="store_true", help="tell the number of open sessions to whoever asks")
     options = parser.parse_args()
     engine = FakeEngine()
     worker = FakeWorker(engine, speed=options.speed)
     worker.fail_at = options.fail_at
     page = build_page(engine, worker)
-    page.demo.launch(server_name="127.0.0.1", server_port=options.port, quiet=True, **page.launch)
+    extra = {"app_kwargs": {"routes": [_report_route(worker)]}} if options.report else {}
+    page.demo.launch(server_name="127.0.0.1", server_port=options.port, quiet=True, **page.launch, **extra)
+
+
+def _report_route(worker: FakeWorker):
+    from starlette.responses import JSONResponse
+    from starlette.routing import Route
+
+    return Route("/gradio_api/sessions-for-tests", lambda _: JSONResponse(len(worker.sessions)))
 
 
 if __name__ == "__main__":
