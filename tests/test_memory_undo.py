@@ -69,7 +69,7 @@ def test_a_full_slow_memory_lets_the_next_one_go_for_it(engine) -> None:
 
 def test_sizes_may_change_in_between(engine) -> None:
     session = filled(engine)
-    latent = held(session, "slow", promoted=True)[1]
+    latent = held(session, "slow", promoted=True)[-1]
     session.memory.evict(latent)
     session.memory.reconfigure(SlowFast(slow=6, tau=1.0))
     session.memory.restore(latent)

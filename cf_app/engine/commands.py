@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from cf_app.config import SWITCH_MODES
@@ -15,6 +16,7 @@ from cf_app.engine.messages import (
     Pause,
     Pin,
     Play,
+    Restore,
     Resume,
     SetMemory,
     SetPrompt,
@@ -22,6 +24,7 @@ from cf_app.engine.messages import (
     SetTimeline,
     Stop,
     Unpin,
+    WatchAttention,
 )
 from cf_app.engine.timeline import MemoryMode, Timeline, check_prompt
 from cf_app.engine.timeline_history import spliced
@@ -34,11 +37,17 @@ if TYPE_CHECKING:
     from cf_app.engine.session import Session
 
 
-def check(engine: Engine, session: Session, command: Command, chunk: int) -> int:
+Touch = Pin | Unpin | Evict | Restore
+
+
+def check(
+    engine: Engine, session: Session, command: Command, chunk: int, waiting: Iterable[Command] = ()
+) -> int:
     """Refuse what can not be done.
 
     Args:
         chunk: the first chunk that is not being generated yet.
+        waiting: commands that come first and have not been applied yet.
 
     Returns:
         the chunk from which on the command counts.
@@ -56,9 +65,17 @@ def check(engine: Engine, session: Session, command: Command, chunk: int) -> int
     elif isinstance(command, SetMemory):
         policy, _ = _changed(session, command)
         check_policy(policy, session.memory.frames, session.memory.most_positions)
-    elif isinstance(command, Pin | Unpin | Evict):
+    elif isinstance(command, Touch):
         # The state is immutable, so a shallow copy is a place to try things.
-        _touch(copy.copy(session.memory), command)
+        trial = copy.copy(session.memory)
+        for first in waiting:
+            if isinstance(first, Touch):
+                with suppress(ValueError):
+                    _touch(trial, first)
+        _touch(trial, command)
+    elif isinstance(command, WatchAttention):
+        if not isinstance(command.on, bool):
+            raise ValueError(f"on is {command.on!r}, expected true or false")
     elif not isinstance(command, Play | Pause | Resume | Stop):
         raise ValueError(f"{command!r} is no command, expected one of engine.messages")
     return chunk
@@ -82,8 +99,10 @@ def apply(engine: Engine, session: Session, command: Command) -> int:
         session.timeline = _marked(session.timeline, command, chunk)
         session.memory.reconfigure(policy)
         session.switch_memory = mode
-    elif isinstance(command, Pin | Unpin | Evict):
+    elif isinstance(command, Touch):
         _touch(session.memory, command)
+    elif isinstance(command, WatchAttention):
+        session.watch_attention = command.on
     return chunk
 
 
@@ -141,10 +160,12 @@ def _changed(session: Session, command: SetMemory) -> tuple[Policy, str]:
     return policy_from_dict(changes, session.memory.policy), mode
 
 
-def _touch(memory: SlowFastMemory, command: Pin | Unpin | Evict) -> None:
+def _touch(memory: SlowFastMemory, command: Pin | Unpin | Evict | Restore) -> None:
     if isinstance(command, Pin):
         memory.pin(command.latent)
     elif isinstance(command, Unpin):
         memory.unpin(command.latent)
-    else:
+    elif isinstance(command, Evict):
         memory.evict(command.latent)
+    else:
+        memory.restore(command.latent)

@@ -25,12 +25,13 @@ from cf_app.engine.sampler import MAX_SEED, Schedule, chunk_noise, denoise_chunk
 from cf_app.engine.session import Generated, Session
 from cf_app.engine.timeline import Prompting, Timeline
 from cf_app.engine.timeline_markers import MemoryMark
+from cf_app.memory.attention_mass import AttentionProbe
 from cf_app.memory.context import ChunkContext
 from cf_app.memory.kv_cache import KVShape, Workspace
 from cf_app.memory.manager import SlowFastMemory
 from cf_app.memory.policy import Policy, check_policy, policy_from_dict
 from cf_app.memory.state import MemoryState
-from cf_app.model.attention import Attend, TextKV, attend
+from cf_app.model.attention import Attend, TextKV, WatchedContext, attend
 from cf_app.model.causal_wan import causal_forward, encode_text, make_causal, token_grid
 from cf_app.model.text_encoder import PromptEncoder, mixed_states
 
@@ -215,11 +216,16 @@ class Engine:
         clock.lap("denoise")
         last, level = len(self.schedule), self.config.sampler.context_timestep
         context.begin(last, clean=True)
-        flow = causal_forward(self.transformer, latents, level, text, context)
+        probe = AttentionProbe(context) if session.watch_attention else None
+        reads = context if probe is None else WatchedContext(context, probe.watch)
+        flow = causal_forward(self.transformer, latents, level, text, reads)
         if observer.on_pass is not None:
             observer.on_pass(last, flow, None, context)
         clock.lap("context")
-        snapshot = session.memory.snapshot()  # replaced by the one after the commit
+        if probe is not None:
+            clock.move("context", "attention", probe.ms)
+        attention = () if probe is None else probe.views()
+        snapshot = replace(session.memory.snapshot(), attention=attention)  # the rest follows with the commit
         generated = Generated(session.chunk, prompting.caption, session.seed, latents, snapshot, clock.spent)
         return generated, context
 
@@ -268,7 +274,9 @@ class Engine:
         with torch.inference_mode():
             session.memory.commit(context, generated.latents)
         clock.lap("memory")
-        session.advance(replace(generated, snapshot=session.memory.snapshot(generated.timings["memory"])))
+        snapshot = session.memory.snapshot(generated.timings["memory"])
+        snapshot = replace(snapshot, attention=generated.snapshot.attention)
+        session.advance(replace(generated, snapshot=snapshot))
 
     @torch.inference_mode()
     def _decode(self, generated: Generated, state: DecoderState) -> tuple[np.ndarray, np.ndarray, DecoderState]:

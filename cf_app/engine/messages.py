@@ -92,13 +92,39 @@ class Unpin:
 
 @dataclass(frozen=True)
 class Evict:
-    """Drop this latent frame from sink and slow memory before the next chunk."""
+    """Drop this latent frame from the memory before the next chunk."""
 
     latent: int
 
 
+@dataclass(frozen=True)
+class Restore:
+    """Undo ``Evict``."""
+
+    latent: int
+
+
+@dataclass(frozen=True)
+class WatchAttention:
+    """From the next chunk on, snapshots say (or no longer say) where each chunk looked; pictures stay the same."""
+
+    on: bool
+
+
 Command = (
-    Play | Pause | Resume | Stop | SetPrompt | SetTimeline | SetSeed | SetMemory | Pin | Unpin | Evict
+    Play
+    | Pause
+    | Resume
+    | Stop
+    | SetPrompt
+    | SetTimeline
+    | SetSeed
+    | SetMemory
+    | Pin
+    | Unpin
+    | Evict
+    | Restore
+    | WatchAttention
 )
 
 
@@ -113,7 +139,8 @@ class ChunkReady:
         prompt: prompt in force.
         seed: seed in force.
         snapshot: the memory after this chunk.
-        timings: milliseconds under "text", "denoise", "context", "decode", "memory", "total".
+        timings: milliseconds under "text", "denoise", "context", "decode", "memory", "total", and "attention" while it
+            is watched.
         thumbnails: uint8 [chunk_latents, h, w, 3], the middle picture of each latent frame, small.
     """
 

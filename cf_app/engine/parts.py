@@ -59,6 +59,11 @@ class Clock:
         self.spent[stage] = self.spent.get(stage, 0.0) + 1000 * (now - self._last)
         self._last = now
 
+    def move(self, stage: str, to: str, milliseconds: float) -> None:
+        """Count some of what was counted under ``stage`` under ``to``."""
+        self.spent[stage] -= milliseconds
+        self.spent[to] = self.spent.get(to, 0.0) + milliseconds
+
 
 def marked_policy(marker: MemoryMark, base: Policy) -> Policy:
     """The policy that a memory marker asks for; ValueError if there is none of that name, or it has no tau."""

@@ -55,6 +55,7 @@ class Session:
         memory: what it remembers.
         decoder: state of the streaming decoder after the last decoded chunk.
         chunk: next chunk to be generated.
+        watch_attention: snapshots say where each chunk looked.
         undecoded: chunks that are generated and not decoded, oldest first.
     """
 
@@ -73,6 +74,7 @@ class Session:
         self.timeline, self.seed, self.switch_memory = timeline, seed, switch_memory
         self.memory, self.decoder = memory, decoder
         self.chunk = 0
+        self.watch_attention = False
         self.undecoded: tuple[Generated, ...] = ()
         self._marked = -1
         self._queue = threading.Lock()  # generating and decoding may run in two threads
@@ -134,7 +136,7 @@ class Session:
         other = Session(
             self._engine, self.timeline, self.seed, self.switch_memory, self.memory.fork(), self.decoder, id
         )
-        other.chunk, other._marked = self.chunk, self._marked
+        other.chunk, other._marked, other.watch_attention = self.chunk, self._marked, self.watch_attention
         other.undecoded = tuple(replace(item, timings=dict(item.timings)) for item in self.undecoded)
         return other
 

@@ -93,7 +93,7 @@ class Worker:
             desk = self._desk(session_id)
             if desk.ended:
                 raise ValueError("the session has ended, open a new one")
-            chunk = commands.check(self.engine, desk.session, command, desk.next_chunk)
+            chunk = commands.check(self.engine, desk.session, command, desk.next_chunk, desk.inbox)
             desk.inbox.append(command)
             self._wake.notify_all()
         return chunk

@@ -65,6 +65,18 @@ class SelfContext:
         return rotate(key, self.query_rope), value
 
 
+class WatchedContext:
+    """A context whose attention someone looks at: ``watch(layer, query, keys)`` gets what a layer's kernel gets.
+
+    Rotated queries [B, Tq, H, D] and keys [B, Tk, H, D], not to be changed or kept.
+    """
+
+    def __init__(self, context: KVContext, watch: Callable[[int, Tensor, Tensor], None]) -> None:
+        self.batch, self.query_rope, self.mask = context.batch, context.query_rope, context.mask
+        self.extend = context.extend
+        self.watch = watch
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """Softmax attention, scale 1/sqrt(D), by PyTorch's scaled_dot_product_attention.
 
@@ -120,7 +132,10 @@ class CausalSelfAttention(WanAttnProcessor):
         value = _split(value, attn.heads)
         query, key = _normed(attn.norm_q, query, attn.heads), _normed(attn.norm_k, key, attn.heads)
         keys, values = rotary_emb.extend(self.layer, key, value)
-        out = self.kernel(rotate(query, rotary_emb.query_rope), keys, values, rotary_emb.mask)
+        query = rotate(query, rotary_emb.query_rope)
+        if isinstance(rotary_emb, WatchedContext):
+            rotary_emb.watch(self.layer, query, keys)
+        out = self.kernel(query, keys, values, rotary_emb.mask)
         return _out(attn, out).reshape(hidden_states.shape)
 
 
@@ -173,6 +188,7 @@ __all__ = [
     "SelfContext",
     "TextCrossAttention",
     "TextKV",
+    "WatchedContext",
     "attend",
     "text_keys_values",
     "token_mask",
