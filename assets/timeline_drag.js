@@ -187,9 +187,8 @@ class TimelineDrag {
 
   /** On what exists, the ruler and the film seek; ahead of it the ruler sets the edit cursor. */
   scrub(place) {
-    const chunk = Math.floor(place);
-    if (chunk < this.view.generated) this.act.seek(place);
-    else this.act.cursor(chunk);
+    if (place < this.view.generated) this.act.seek(place);
+    else this.act.cursor(Math.max(this.view.generated, Math.round(place)));
   }
 }
 
