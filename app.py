@@ -8,6 +8,7 @@ import sys
 import cf_app
 from cf_app.engine.worker import Worker
 from cf_app.ui.layout import Page, build_page
+from cf_app.ui.places import all_places
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -29,7 +30,7 @@ def make(options: argparse.Namespace) -> Page:
     """Loads the model and builds the page; ends the program with one line when that can not be."""
     try:
         engine = cf_app.load(options.model, device=options.device, quant=options.quant)
-        return build_page(engine, Worker(engine, buffer_chunks=options.buffer))
+        return build_page(engine, Worker(engine, buffer_chunks=options.buffer), places=all_places())
     except ValueError as error:
         sys.exit(_complaint(str(error)))
 

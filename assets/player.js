@@ -60,6 +60,7 @@ function play(wish = {}) {
   run = null;
   inbox.expect(nonce);
   video.pause();
+  view.hold(film);
   film = new cf.Film();
   feed = new cf.Feed(video);
   change = null;

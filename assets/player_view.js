@@ -30,6 +30,20 @@
       for (const name of ["back", "forth", "frame", "save"]) this.enable(name, film.length > 0);
     }
 
+    /** Keeps the last picture on the screen until a new film has its first. */
+    hold(film) {
+      if (film.length) this.$("video").poster = this.still().toDataURL("image/jpeg", 0.9);
+      this.root.toggleAttribute("data-again", film.length > 0);
+    }
+
+    still() {
+      const video = this.$("video");
+      const canvas = document.createElement("canvas");
+      [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
+      canvas.getContext("2d").drawImage(video, 0, 0);
+      return canvas;
+    }
+
     /** A new film begins. */
     clear(film) {
       this.alert(null);
@@ -103,11 +117,7 @@
     }
 
     saveFrame(name) {
-      const video = this.$("video");
-      const canvas = document.createElement("canvas");
-      [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
-      canvas.getContext("2d").drawImage(video, 0, 0);
-      canvas.toBlob((blob) => cf.download(blob, name), "image/png");
+      this.still().toBlob((blob) => cf.download(blob, name), "image/png");
     }
 
     fullScreen() {

@@ -2,7 +2,7 @@
 tables.
 
 A request is `{"kind": ..., fields}`: `pause`, `resume`, `stop`; `prompt` (prompt, at_chunk?, memory?);
-`seed` (seed); `memory` (changes); `pin`, `unpin`, `evict` (latent); `timeline` (timeline: the JSON of a
+`seed` (seed); `memory` (changes); `pin`, `unpin`, `evict`, `restore` (latent); `attention` (on); `timeline` (timeline: the JSON of a
 timeline file).
 """
 
@@ -18,6 +18,7 @@ from cf_app.engine.messages import (
     Pause,
     Pin,
     Play,
+    Restore,
     Resume,
     SetMemory,
     SetPrompt,
@@ -25,6 +26,7 @@ from cf_app.engine.messages import (
     SetTimeline,
     Stop,
     Unpin,
+    WatchAttention,
 )
 from cf_app.engine.timeline import check_prompt
 
@@ -42,6 +44,8 @@ _BUILD: dict[str, Callable[[Request], Command]] = {
     "pin": lambda r: Pin(_whole(r, "latent")),
     "unpin": lambda r: Unpin(_whole(r, "latent")),
     "evict": lambda r: Evict(_whole(r, "latent")),
+    "restore": lambda r: Restore(_whole(r, "latent")),
+    "attention": lambda r: WatchAttention(r["on"]),
     "timeline": lambda r: SetTimeline(timeline_io.from_dict(r["timeline"])),
 }
 
@@ -56,6 +60,8 @@ _DESCRIBE: dict[type, Callable[[Any], dict[str, Any]]] = {
     Pin: lambda c: {"kind": "pin", "latent": c.latent},
     Unpin: lambda c: {"kind": "unpin", "latent": c.latent},
     Evict: lambda c: {"kind": "evict", "latent": c.latent},
+    Restore: lambda c: {"kind": "restore", "latent": c.latent},
+    WatchAttention: lambda c: {"kind": "attention", "on": c.on},
     SetTimeline: lambda c: {"kind": "timeline", "timeline": timeline_io.to_dict(c.timeline)},
 }
 

@@ -39,8 +39,8 @@ SCRIPTS = (
 class Places:
     """What fills the places that the layout keeps for others."""
 
-    memory: Callable[[Tabs], None] | None = None
-    timeline: Callable[[Tabs], None] | None = None
+    memory: Callable[[Tabs], object] | None = None
+    timeline: Callable[[Tabs], object] | None = None
     styles: tuple[str, ...] = ()  # their style sheets and head scripts, names in `assets/`
     scripts: tuple[str, ...] = ()
 

@@ -76,7 +76,7 @@ def serve(*command: str, seconds: float = 120) -> Iterator[str]:
 
 @pytest.fixture
 def open_page(chromium) -> Iterator[Callable]:
-    """`open_page(address, width=, height=)` -> a tab in a context of its own.
+    """`open_page(address, width=, height=, script=)` -> a tab in a context of its own.
 
     Errors in its console and requests to other hosts fail the test.
     """
@@ -88,10 +88,11 @@ def open_page(chromium) -> Iterator[Callable]:
         own = (address.split("?")[0], "blob:", "data:")
         page.on("request", lambda r: None if r.url.startswith(own) else troubles.append(f"another host: {r.url}"))
 
-    def make(address: str, width: int = 1280, height: int = 860):
+    def make(address: str, width: int = 1280, height: int = 860, script: str = ""):
         context = chromium.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
         contexts.append(context)
         page = context.new_page()
+        page.add_init_script(script)
         watch(page, address)
         page.goto(address, wait_until="domcontentloaded")
         page.wait_for_selector(".cf-chip", timeout=60_000)

@@ -263,6 +263,24 @@ def test_the_page_and_the_server_agree_on_colours(address, open_page):
     assert page.evaluate("cf.color('a red ball hops through the meadow at sunset')") == preferred_color(SUNSET)
 
 
+def test_without_h264_it_plays_vp9(address, open_page):
+    refuse = (
+        "const can = MediaSource.isTypeSupported; MediaSource.isTypeSupported = (t) => !t.includes('avc1') && can(t)"
+    )
+    page = open_page(address, script=refuse)
+    page.evaluate("cf.on('chunk', (m) => (window.mime = m.mime))")
+    play(page)
+    assert page.evaluate("mime").startswith('video/mp4; codecs="vp09')
+    assert page.evaluate(MEAN_OF_SKY)[0] > 180
+
+
+def test_a_browser_that_can_not_play_is_told_so(address, open_page):
+    page = open_page(address, script="delete window.MediaSource; delete window.ManagedMediaSource")
+    page.click(".cf-big")
+    page.wait_for_selector(".cf-alert:not([hidden])")
+    assert "Media Source Extensions" in page.inner_text(".cf-alert") and mode_of(page) == "idle"
+
+
 @pytest.mark.parametrize("theme", ["dark", "light"])
 @pytest.mark.parametrize(("width", "height"), [(390, 844), (1440, 900)])
 def test_nothing_sticks_out_and_the_numbers_move_nothing(address, open_page, theme, width, height):
