@@ -1,8 +1,8 @@
 """What the page asks for, as JSON, to and from the engine's commands. One line per kind in each of the two
 tables.
 
-A request is `{"kind": ..., fields}`: `pause`, `resume`, `stop`; `prompt` (prompt, at_chunk?, memory?);
-`seed` (seed); `memory` (changes); `pin`, `unpin`, `evict`, `restore` (latent); `attention` (on); `timeline` (timeline: the JSON of a
+A request is `{"kind": ..., fields}`: `pause`, `resume`, `stop`; `prompt` (prompt, at_chunk?, memory?); `seed` (seed);
+`memory` (changes); `pin`, `unpin`, `evict`, `restore` (latent); `attention` (on); `timeline` (timeline: the JSON of a
 timeline file).
 """
 
