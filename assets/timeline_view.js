@@ -58,9 +58,15 @@ class TimelineView {
 
   block(node, block, index, blocks) {
     const stop = this.stopOf(block);
-    node.style.left = `${this.axis.x(block.start)}px`;
-    node.style.width = `${this.axis.x(stop - block.start)}px`;
-    node.style.setProperty("--tl-blend", `${this.axis.x(Math.min(block.transition.chunks, stop - block.start))}px`);
+    const blend = Math.min(block.transition.chunks, stop - block.start);
+    // A drag calls this for every block sixty times a second: touch only what has moved.
+    const place = `${this.axis.scale} ${block.start} ${stop} ${blend}`;
+    if (node.tlPlace !== place) {
+      node.tlPlace = place;
+      node.style.left = `${this.axis.x(block.start)}px`;
+      node.style.width = `${this.axis.x(stop - block.start)}px`;
+      node.style.setProperty("--tl-blend", `${this.axis.x(blend)}px`);
+    }
     if (node.tlBlock === block && node.tlIndex === index && node.tlOf === blocks.length && node.tlPlan === this.plan) return this.mood(node, block);
     Object.assign(node, { tlBlock: block, tlIndex: index, tlOf: blocks.length, tlPlan: this.plan });
     node.className = "tl-block";
@@ -78,16 +84,22 @@ class TimelineView {
     node.replaceChildren(sign, label);
     if (index) node.append(make("i", "tl-edge tl-start"));
     if (index === blocks.length - 1 && block.stop !== null) node.append(make("i", "tl-edge tl-stop"));
+    node.tlMood = null;
     this.mood(node, block);
     node.setAttribute("aria-label", this.says(block, index, blocks.length));
   }
 
   mood(node, block) {
     const chosen = this.selected?.start === block.start;
+    const fixed = block.start < this.generated;
+    const past = block.stop !== null && block.stop <= this.generated;
+    const mood = `${chosen} ${fixed} ${past}`;
+    if (node.tlMood === mood) return;
+    node.tlMood = mood;
     node.setAttribute("aria-selected", String(chosen));
     node.classList.toggle("tl-chosen", chosen);
-    node.classList.toggle("tl-fixed", block.start < this.generated);
-    node.classList.toggle("tl-past", block.stop !== null && block.stop <= this.generated);
+    node.classList.toggle("tl-fixed", fixed);
+    node.classList.toggle("tl-past", past);
   }
 
   /** The prompt, its unknown words marked. */
