@@ -1,7 +1,9 @@
-"""Stage 0: the autoencoder learns to fold worlds into latents and back.
+"""Stage 0: the autoencoder. Its encoder is the principal components of blocks of 4 x 8 x 8 pixels, fitted at once; its
+decoder learns to sharpen what they give back.
 
-Loss: |x - y| + (x - y)^2 on pictures in [-1, 1], with noise on the latents so that their space is smooth and a
-small pull of the latents to zero so that they do not grow to escape that noise.
+Measured on this world: a convolutional autoencoder of the same sizes, trained for 24 minutes on two cores, reached
+26 to 28 dB and soft edges, what 16 principal components give from the first minute (28.0 dB, without any training).
+Loss of the decoder: |x - y| + (x - y)^2 on pictures in [-1, 1], with noise on the latents, since a student's are noisy.
 """
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..model.vae import TinyVideoAutoencoder
 from .grammar import Scene
@@ -23,28 +25,65 @@ from .world import FPS, World, render
 
 @dataclass(frozen=True)
 class AutoencoderTraining:
-    """`clips` of `pixel_frames` a step, one in `fresh` newly drawn, the others from a pool of `pool`."""
+    """`clips` of `pixel_frames` a step, `fresh` of them newly drawn, the others from a pool of `pool`; each step sees a
+    random square of `crop` pixels. `noise` on the latents is uniform from 0 to that, relative to their unit variance."""
 
     budget: Budget
+    fit_clips: int = 240
     clips: int = 4
     pixel_frames: int = 12
     pool: int = 400
     fresh: int = 1
     muon_rate: float = 3e-3
     adam_rate: float = 1e-3
-    noise: float = 0.05
-    pull: float = 5e-4
+    noise: float = 0.1
+    crop: int = 64
+    whitening: float = 0.75
     seed: int = 0
 
 
 def embedded_autoencoder() -> TinyVideoAutoencoder:
     """The embedded model's sizes: 4 x 8 x 8 pixels to one latent cell of 16 channels."""
-    return TinyVideoAutoencoder(
-        latent_channels=16, patch_size=4,
-        encoder_widths=(64, 64, 128), encoder_time=(2, 2, 1), encoder_space=(1, 1, 2), encoder_blocks=(1, 1, 2),
+    vae = TinyVideoAutoencoder(
+        latent_channels=16, patch_size=4, linear=True,
+        encoder_widths=(), encoder_time=(), encoder_space=(), encoder_blocks=(),
         decoder_widths=(128, 64, 64), decoder_time=(1, 2, 2), decoder_space=(2, 1, 1), decoder_blocks=(3, 2, 3),
         decoder_out=64,
     ).to(memory_format=torch.channels_last)
+    nn.init.zeros_(vae.decoder[-1].weight)
+    nn.init.zeros_(vae.decoder[-1].bias)
+    return vae
+
+
+@torch.no_grad()
+def fit_linear(vae: TinyVideoAutoencoder, clips: Tensor, whitening: float) -> None:
+    """Sets the linear path to the principal components of the blocks of `clips` [N, 3, P, H, W] in [-1, 1].
+
+    Latent c is the block's coefficient on component c divided by k std_c^whitening; k makes the mean variance 1. At
+    whitening 1 all latents have unit variance; below it, the components that matter most to the eye weigh more.
+    """
+    code = vae.code
+    frames = clips.transpose(1, 2).flatten(0, 1)
+    rows = torch.cat([code.blocks(part.contiguous()).flatten(0, 2) for part in frames.split(4 * code.time)])
+    mean = rows.mean(0)
+    values, vectors = torch.linalg.eigh(((rows - mean).T @ (rows - mean) / len(rows)).double())
+    channels = vae.config.latent_channels
+    components = vectors.flip(1)[:, :channels].T.float()
+    std = values.flip(0)[:channels].clamp(min=1e-8).sqrt().float()
+    scale = std**whitening
+    scale = scale * (std / scale).square().mean().sqrt()
+    code.to_latent.weight.copy_(components / scale[:, None])
+    code.to_latent.bias.copy_(-(components @ mean) / scale)
+    code.to_pixels.weight.copy_((components * scale[:, None]).T)
+    code.to_pixels.bias.copy_(mean)
+
+
+def new_autoencoder(config: AutoencoderTraining) -> TinyVideoAutoencoder:
+    """The embedded sizes with a fitted linear path; deterministic in the seed, so every later stage may use it at once."""
+    torch.manual_seed(config.seed)
+    vae, rng = embedded_autoencoder(), random.Random(config.seed + 55_000)
+    fit_linear(vae, torch.stack([draw_clip(rng, config.pixel_frames) for _ in range(config.fit_clips)]), config.whitening)
+    return vae
 
 
 def load_autoencoder(folder: Path) -> TinyVideoAutoencoder:
@@ -88,6 +127,12 @@ class ClipPool:
         return torch.stack(chosen)
 
 
+def random_crop(frames: Tensor, size: int, rng: random.Random, cell: int = 8) -> Tensor:
+    """The same random square of `size` pixels of [B, 3, P, H, W], on the grid of latent cells."""
+    y, x = (rng.randrange(0, side - size + 1, cell) for side in frames.shape[-2:])
+    return frames[..., y:y + size, x:x + size]
+
+
 def reconstruction_loss(frames: Tensor, decoded: Tensor) -> Tensor:
     """Mean |x - y| + (x - y)^2."""
     difference = decoded - frames
@@ -100,11 +145,14 @@ def psnr(frames: Tensor, decoded: Tensor) -> float:
 
 
 def train_autoencoder(folder: Path, config: AutoencoderTraining) -> TinyVideoAutoencoder:
-    """Trains (or resumes) in `folder`; writes `vae/` there with the latents' statistics."""
+    """Trains (or resumes) the decoder in `folder`; writes `vae/` there: at the start (the linear path) and at the end."""
     accelerator = Accelerator(mixed_precision="bf16")
     torch.manual_seed(config.seed)
-    raw = embedded_autoencoder()
-    matrices, rest = split_parameters(raw, ("encoder.0.", "decoder.1.", f"decoder.{len(raw.decoder) - 1}."))
+    raw = new_autoencoder(config)
+    if accelerator.is_main_process and not (folder / "vae").exists():
+        raw.save_pretrained(folder / "vae")
+    raw.code.requires_grad_(False)
+    matrices, rest = split_parameters(raw, ("decoder.1.", f"decoder.{len(raw.decoder) - 1}."))
     optimizers = [Muon(matrices, config.muon_rate), torch.optim.AdamW(rest, config.adam_rate, betas=(.9, .99))]
     model, *prepared = accelerator.prepare(raw, *optimizers)
     run = Run(accelerator, folder, config.budget)
@@ -113,18 +161,21 @@ def train_autoencoder(folder: Path, config: AutoencoderTraining) -> TinyVideoAut
     pool = ClipPool(config, accelerator.process_index)
     for step in run.steps():
         run.schedule(optimizers, [config.muon_rate, config.adam_rate])
-        frames = pool.batch().to(accelerator.device)
+        frames = random_crop(pool.batch(), config.crop, pool.rng).to(accelerator.device)
         with accelerator.autocast():
             latents = raw.encode(frames)
-            decoded, _ = raw.decode(latents + config.noise * torch.randn_like(latents))
-        loss = reconstruction_loss(frames, decoded.float()) + config.pull * latents.square().mean()
+            noise = config.noise * torch.rand(len(latents), 1, 1, 1, 1).to(latents)
+            noise[0] = 0
+            decoded, _ = raw.decode(latents + noise * torch.randn_like(latents))
+        loss = reconstruction_loss(frames, decoded.float())
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in prepared:
             optimizer.step()
             optimizer.zero_grad()
         if step % 25 == 0:
-            run.log(loss=loss.detach(), psnr=psnr(frames, decoded.detach()), std=latents.detach().std())
+            linear = raw.code.decode(latents[0].transpose(0, 1)).transpose(0, 1)
+            run.log(loss=loss.detach(), psnr=psnr(frames[0], decoded[0].detach()), linear_psnr=psnr(frames[0], linear))
         if step % 500 == 0:
             strip(frames[:2], decoded[:2].detach().float(), folder / "strip.png")
     return finish(raw, folder, config, run)
@@ -132,12 +183,9 @@ def train_autoencoder(folder: Path, config: AutoencoderTraining) -> TinyVideoAut
 
 @torch.no_grad()
 def finish(vae: TinyVideoAutoencoder, folder: Path, config: AutoencoderTraining, run: Run) -> TinyVideoAutoencoder:
-    """Measures the latents and held-out worlds, then saves `vae/`."""
+    """Measures held-out worlds, then saves `vae/`."""
     rng = random.Random(config.seed + 77_000)
     frames = torch.stack([draw_clip(rng, config.pixel_frames) for _ in range(32)])
-    latents = torch.cat([vae.encode(part) for part in frames.split(4)])
-    vae.register_to_config(latents_mean=[round(v, 5) for v in latents.mean((0, 2, 3, 4)).tolist()],
-                           latents_std=[round(v, 5) for v in latents.std((0, 2, 3, 4)).tolist()])
     decoded = torch.cat([vae.decode(vae.encode(part))[0] for part in frames.split(4)])
     run.log(held_out_psnr=psnr(frames, decoded))
     strip(frames[:4], decoded[:4], folder / "held_out.png")

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the worlds and the training")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads (default: all)")
     parser.add_argument("--tau", type=float, default=0.95, help="export: threshold of the memory's gate")
-    parser.add_argument("--target", type=Path, default=Path("weights"), help="export: folder to write (default weights)")
+    parser.add_argument("--target", type=Path, default=Path("weights"), help="export: folder to write")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -24,7 +24,7 @@ class PictureTraining:
     """Single chunks: `batch` a step; `focus` of the noise levels are the student's own four."""
 
     budget: Budget
-    batch: int = 32
+    batch: int = 40
     drop: float = 0.1
     focus: float = 0.3
     muon_rate: float = 5e-3

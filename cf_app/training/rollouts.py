@@ -113,7 +113,7 @@ class Rollout:
 
 
 def rollout_flow(student: Student, rollout: Rollout, clean: Tensor | None, noisy: Tensor, sigma: Tensor) -> Tensor:
-    """The flow of `noisy` [copies * B, ...] at the rollout's chunk; the clean pass over `clean` completes its memory."""
+    """The flow of `noisy` [copies * B, ...] at the rollout's chunk, after the clean pass over the chunk before it."""
     chunk, videos = rollout.chunk, len(rollout.latents)
     if clean is not None:
         context = rollout.context(student, chunk - 1, videos)

@@ -1,0 +1,131 @@
+"""`python -m cf_app benchmark`: measures what the README claims, and prints it with the hardware it was measured on.
+
+Engine: start, steady speed through the worker with decoding and encoding, milliseconds a stage, chunk 600 against
+chunk 30, growth of memory. `--page`: the same things as a visitor meets them, in Chromium. Numbers are never asserted.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cf_app
+
+PROMPT = "a red ball hops through the meadow by day, the camera sweeps"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the `benchmark` command."""
+    parser.add_argument("--model", help="folder or name of a model (default: the one that comes along)")
+    parser.add_argument("--quant", default="none", help="quantization of the weights")
+    parser.add_argument("--chunks", type=int, default=80, help="chunks of the speed run (default %(default)s)")
+    parser.add_argument("--long", action="store_true", help="also run 610 chunks: time and memory at 600 against 30")
+    parser.add_argument("--page", action="store_true", help="also measure the page in Chromium")
+    parser.add_argument("--play", type=float, default=120, help="seconds of playback that --page watches for stalls")
+    parser.add_argument("--json", type=Path, help="write the numbers to this file, too")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measures and prints; returns the exit code."""
+    from tqdm import tqdm
+
+    if arguments.chunks < 8:
+        raise ValueError(f"--chunks is {arguments.chunks}, expected at least 8: the first ones only warm up")
+    result: dict[str, object] = {"hardware": hardware()}
+    begun = time.perf_counter()
+    engine = cf_app.load(arguments.model, quant=arguments.quant)
+    result["load_s"] = time.perf_counter() - begun
+    result["model"] = f"{engine.name}, {engine.kv_shape.dtype}, quantization {engine.quantization}".replace("torch.", "")
+    result |= speed(engine, arguments.chunks)
+    if arguments.long:
+        result |= endurance(engine, 610, tqdm)
+    if arguments.page:
+        from .page_benchmark import measure_page
+
+        result |= measure_page(arguments.model, arguments.play)
+    tqdm.write(table(result))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+def hardware() -> dict[str, str]:
+    """Processor, cores, GPU and versions."""
+    import torch
+
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        name = names[0] if names else name
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {"cpu": f"{name}, {os.cpu_count()} cores", "gpu": gpu, "python": platform.python_version(),
+            "torch": torch.__version__}
+
+
+def resident_mb() -> float:
+    """Resident memory of this process now (Linux), or its peak elsewhere."""
+    pages = Path("/proc/self/statm")
+    if pages.exists():
+        return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def speed(engine, chunks: int) -> dict[str, object]:
+    """Frames a second through the worker, decoding and encoding included, and the median of every stage."""
+    from cf_app.engine.messages import ChunkReady, Play
+    from cf_app.engine.worker import Worker
+    from cf_app.ui.encoder import ChunkEncoder
+
+    geometry = engine.geometry
+    encoder, worker = ChunkEncoder(geometry.height, geometry.width, geometry.fps), Worker(engine)
+    session = worker.open(PROMPT, 1, chunks=chunks)
+    begun, marks, stages = time.perf_counter(), [], []
+    worker.send(session, Play())
+    while (event := worker.events(session)) is not None:
+        if isinstance(event, ChunkReady):
+            before = time.perf_counter()
+            encoder.encode(event.frames)
+            marks.append(time.perf_counter())
+            stages.append({**event.timings, "encode": 1000 * (marks[-1] - before)})
+    worker.shutdown()
+    warm = 4
+    seconds = (marks[-1] - marks[warm - 1]) / (len(marks) - warm)
+    medians = {name: statistics.median(s[name] for s in stages[warm:]) for name in stages[-1]}
+    return {"first_chunk_s": marks[0] - begun, "fps": geometry.chunk_frames / seconds,
+            "times_real_time": geometry.chunk_seconds / seconds, "chunk_ms": 1000 * seconds, "stage_ms": medians}
+
+
+def endurance(engine, chunks: int, progress: Callable) -> dict[str, object]:
+    """Chunk 600 against chunk 30: medians over 20 chunks around them, and the growth of resident memory."""
+    session = engine.new_session(PROMPT, seed=1)
+    times, memory = [], []
+    for _ in progress(range(chunks), desc="long run", unit="chunk"):
+        before = time.perf_counter()
+        engine.step(session)
+        times.append(time.perf_counter() - before)
+        memory.append(resident_mb())
+    early, late = statistics.median(times[20:40]), statistics.median(times[590:610])
+    return {"late_over_early": late / early, "memory_growth_mb": memory[-1] - memory[30], "resident_mb": memory[-1]}
+
+
+def table(result: dict[str, object]) -> str:
+    """The numbers as text, one a line."""
+    lines = []
+    for name, value in result.items():
+        if isinstance(value, dict):
+            lines += [f"{name}:"] + [f"  {k:<14}{_number(v)}" for k, v in value.items()]
+        else:
+            lines.append(f"{name:<18}{_number(value)}")
+    return "\n".join(lines)
+
+
+def _number(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) and value < 100 else (
+        f"{value:.0f}" if isinstance(value, float) else str(value))
