@@ -41,7 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
     begun = time.perf_counter()
     engine = cf_app.load(arguments.model, quant=arguments.quant)
     result["load_s"] = time.perf_counter() - begun
-    result["model"] = f"{engine.name}, {engine.kv_shape.dtype}, quantization {engine.quantization}".replace("torch.", "")
+    dtype = str(engine.kv_shape.dtype).removeprefix("torch.")
+    result["model"] = f"{engine.name}, {dtype}, quantization {engine.quantization}"
     result |= speed(engine, arguments.chunks)
     if arguments.long:
         result |= endurance(engine, 610, tqdm)
@@ -62,8 +63,8 @@ def hardware() -> dict[str, str]:
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        name = names[0] if names else name
+        lines = info.read_text().splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {"cpu": f"{name}, {os.cpu_count()} cores", "gpu": gpu, "python": platform.python_version(),
             "torch": torch.__version__}

@@ -5,6 +5,7 @@ events: `cf:shown` for every picture that comes to the screen.
 """
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import socket
@@ -84,7 +85,7 @@ def measure_page(model: str | None, play_seconds: float) -> dict[str, object]:
     finally:
         server.terminate()
         server.wait(15)
-    gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(times)]
     return {**result, "stalls": sum(gap > STALL_MS for gap in gaps), "watched_s": play_seconds,
             "shown_per_s": len(times) / play_seconds, "longest_gap_ms": max(gaps, default=0.0)}
 

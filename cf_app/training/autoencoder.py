@@ -1,5 +1,5 @@
-"""Stage 0: the autoencoder. Its encoder is the principal components of blocks of 4 x 8 x 8 pixels, fitted at once; its
-decoder learns to sharpen what they give back.
+"""Stage 0: the autoencoder. Its encoder is the principal components of blocks of 4 x 8 x 8 pixels, fitted at once;
+its decoder learns to sharpen what they give back.
 
 Measured on this world: a convolutional autoencoder of the same sizes, trained for 24 minutes on two cores, reached
 26 to 28 dB and soft edges, what 16 principal components give from the first minute (28.0 dB, without any training).
@@ -26,7 +26,7 @@ from .world import FPS, World, render
 @dataclass(frozen=True)
 class AutoencoderTraining:
     """`clips` of `pixel_frames` a step, `fresh` of them newly drawn, the others from a pool of `pool`; each step sees a
-    random square of `crop` pixels. `noise` on the latents is uniform from 0 to that, relative to their unit variance."""
+    random square of `crop` pixels. The latents' noise has a standard deviation from 0 to `noise`."""
 
     budget: Budget
     fit_clips: int = 240
@@ -79,10 +79,11 @@ def fit_linear(vae: TinyVideoAutoencoder, clips: Tensor, whitening: float) -> No
 
 
 def new_autoencoder(config: AutoencoderTraining) -> TinyVideoAutoencoder:
-    """The embedded sizes with a fitted linear path; deterministic in the seed, so every later stage may use it at once."""
+    """The embedded sizes with a fitted linear path; it is final, later stages may use it at once."""
     torch.manual_seed(config.seed)
     vae, rng = embedded_autoencoder(), random.Random(config.seed + 55_000)
-    fit_linear(vae, torch.stack([draw_clip(rng, config.pixel_frames) for _ in range(config.fit_clips)]), config.whitening)
+    clips = torch.stack([draw_clip(rng, config.pixel_frames) for _ in range(config.fit_clips)])
+    fit_linear(vae, clips, config.whitening)
     return vae
 
 
@@ -145,7 +146,7 @@ def psnr(frames: Tensor, decoded: Tensor) -> float:
 
 
 def train_autoencoder(folder: Path, config: AutoencoderTraining) -> TinyVideoAutoencoder:
-    """Trains (or resumes) the decoder in `folder`; writes `vae/` there: at the start (the linear path) and at the end."""
+    """Trains (or resumes) the decoder in `folder`; writes `vae/` there at once (the linear path) and at the end."""
     accelerator = Accelerator(mixed_precision="bf16")
     torch.manual_seed(config.seed)
     raw = new_autoencoder(config)
