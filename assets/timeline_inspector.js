@@ -56,10 +56,13 @@ class TimelineInspector {
     for (const field of cue.querySelectorAll(FIELD)) field.disabled = fixed && field.name !== "name";
     fields.transition.disabled = fields.chunks.disabled = fields.memory.disabled = fixed || index === 0;
     const stop = block.stop === null ? "open end" : `${this.axis.clock(block.stop)}, ${block.stop - block.start} chunks`;
-    const unknown = block.unknown.length ? ` \u00b7 not known: ${block.unknown.join(", ")}` : "";
     const facts = cue.querySelector(".tl-facts");
-    facts.textContent = `${this.axis.clock(block.start)} \u2013 ${stop}${unknown}`;
-    facts.classList.toggle("tl-warn", unknown !== "");
+    facts.textContent = `${this.axis.clock(block.start)} \u2013 ${stop}`;
+    if (block.unknown.length) {
+      const unknown = document.createElement("b");
+      unknown.textContent = `not known: ${block.unknown.join(", ")}`;
+      facts.append(" \u00b7 ", unknown);
+    }
     const can = (name, yes) => (cue.querySelector(`[data-do=${name}]`).disabled = !yes);
     can("earlier", !fixed && index > 0);
     can("later", !fixed && index + 1 < count);

@@ -120,8 +120,9 @@ find("[data-pick=example]").addEventListener("change", async (event) => {
   const { value, selectedOptions } = event.target;
   const title = selectedOptions[0].textContent;
   event.target.value = "";
+  if (value === "clear") return edit({ op: "clear" }, { start: 0 });
   const found = library.find((entry) => entry.name === value);
-  if (found) await load(JSON.stringify(found.timeline), title);
+  return found && load(JSON.stringify(found.timeline), title);
 });
 find(".tl-file").addEventListener("change", async (event) => {
   const [file] = event.target.files;
