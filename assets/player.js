@@ -16,7 +16,7 @@ let mode = "idle"; // idle, starting, playing, paused, stopped, failed
 let run = null; // the `run` message
 let feed = null;
 let film = new cf.Film();
-let granted = 0; // chunks below this may come
+let due = new cf.Pace(0);
 let queued = 0; // chunks that wait at the worker
 let misses = 0; // requests in a row that failed
 let change = null; // the prompt that has been sent and is not on screen yet: {prompt, color, chunk}
@@ -112,7 +112,7 @@ async function changePrompt({ prompt, reply = () => {} }) {
 const handle = {
   run(message) {
     run = message;
-    granted = 0;
+    due = new cf.Pace(props.setup.cushion);
     film.fps = message.fps_played;
     film.chunkSeconds = message.chunk_frames / message.fps_played;
     cf.learnColor(message.prompt, message.color);
@@ -122,6 +122,7 @@ const handle = {
   },
   chunk(message) {
     const { b64, ...light } = message;
+    due.came(message.chunk);
     film.add(message);
     queued = message.queued;
     cf.learnColor(message.prompt, message.color);
@@ -211,7 +212,7 @@ function pace(ahead, unseen) {
   video.playbackRate = ahead < 0.25 && !film.finished ? 0.9 : ahead > 3 * film.chunkSeconds ? 1.05 : 1;
   if (film.finished && unseen < 0.1) return end("stopped");
   if (asleep === "halted" && (dry || !film.length)) return end("paused");
-  if (unseen < props.setup.cushion) grant(film.length + 1);
+  grant(due.wants(film, unseen));
   if (dry && now - heard > SILENCE) {
     heard = now;
     inbox.fill();
@@ -219,15 +220,14 @@ function pace(ahead, unseen) {
 }
 
 async function grant(upto) {
-  if (upto <= granted) return;
-  granted = upto;
+  if (upto === null) return;
   const mine = run;
   const answer = await ask("credit", { upto });
   if (mine !== run) return;
   if (answer.ok) queued = answer.queued;
   else if (!answer.unreachable) lost(answer.error);
   else if (misses > PATIENCE) lost();
-  else granted = upto - 1; // again at the next tick
+  else due.again();
 }
 
 /** Fetches the chunk that holds `time` again, when it exists and the browser has dropped it. */
@@ -306,7 +306,7 @@ const actions = {
     view.busy("save", true);
     const answer = await ask("export", { upto: Math.max(0, film.shownTo) });
     view.busy("save", false);
-    if (answer.ok) cf.download(`${window.gradio_config?.root ?? ""}/gradio_api/file=${answer.path}`, answer.name);
+    if (answer.ok) cf.download(`${window.gradio_config?.root ?? ""}/gradio_api/file=${encodeURI(answer.path)}`, answer.name);
     else view.alert(answer.error);
   },
 };

@@ -30,6 +30,7 @@ SCRIPTS = (
     "film.js",
     "inbox.js",
     "feed.js",
+    "pace.js",
     "player_view.js",
     "player_controls.js",
 )  # in the document's head; the components' own scripts need them
@@ -62,7 +63,7 @@ class Page:
 def build_page(engine: Engine, worker: Worker, *, cushion: float = 0.3, places: Places = Places()) -> Page:
     """The whole page around a loaded engine.
 
-    `cushion`: seconds of unseen video below which a tab asks for the next chunk.
+    `cushion`: least seconds of unseen video at which a tab asks for the next chunk.
     """
     tabs = Tabs(engine, worker)
     with gr.Blocks(title=f"{engine.title} - Context Forcing, live", fill_width=True, analytics_enabled=False) as demo:

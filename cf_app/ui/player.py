@@ -66,7 +66,7 @@ class LivePlayer(gr.HTML):
     """
 
     def __init__(self, tabs: Tabs, cushion: float, *, elem_id: str = "cf-player") -> None:
-        """`cushion`: seconds of unseen video below which the browser asks for the next chunk."""
+        """`cushion`: least seconds of unseen video at which the browser asks for the next chunk."""
         super().__init__(
             html_template=asset("player.html"),
             js_on_load=asset("player.js"),
