@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from cf_app.engine.commands import planned
 from cf_app.engine.messages import PAUSED, ChunkReady, Command, Event, SessionStatus
@@ -21,6 +23,7 @@ class Desk:
     """Attributes:
 
     chunks: end after so many, None for no end.
+    errands: files to write the session to, and who waits for that.
     busy_with: chunk that is being generated, None between chunks.
     decoding: a second thread makes pictures of its oldest undecoded chunk.
     closing: nobody wants it any more.
@@ -33,6 +36,7 @@ class Desk:
     state: str = PAUSED
     inbox: deque[Command] = field(default_factory=deque)
     outbox: deque[Event] = field(default_factory=deque)
+    errands: deque[tuple[Path, Future[int]]] = field(default_factory=deque)
     history: deque[MemorySnapshot] = field(default_factory=lambda: deque(maxlen=HISTORY_CHUNKS))
     busy_with: int | None = None
     decoding: bool = False

@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 from cf_app.engine import commands
@@ -124,6 +125,24 @@ class Worker:
         with self._wake:
             return list(self._desk(session_id).history)
 
+    def save(self, session_id: str, path: str | Path) -> int:
+        """Write a session to a .safetensors file between two chunks, once what was sent before has been applied.
+
+        Returns:
+            the next chunk of the session at that moment; ``Engine.load_session`` goes on with it.
+
+        Raises:
+            ValueError: from ``Session.save``, or the session is closed.
+        """
+        saved: Future[int] = Future()
+        with self._wake:
+            desk = self._desk(session_id)
+            if desk.closing or self._stopping:
+                raise ValueError(f"session {session_id!r} is being closed, it can not be saved any more")
+            desk.errands.append((Path(path), saved))
+            self._wake.notify_all()
+        return saved.result()
+
     def sessions(self) -> list[str]:
         """Ids of all sessions that are not closed."""
         with self._wake:
@@ -180,6 +199,15 @@ class Worker:
                 self._close(desk)
             while desk.inbox and not desk.ended:
                 self._apply(desk, desk.inbox.popleft())
+            while desk.errands:
+                self._save(desk, *desk.errands.popleft())
+
+    def _save(self, desk: Desk, path: Path, saved: Future[int]) -> None:
+        try:
+            self._unlocked(lambda: desk.session.save(path))
+            saved.set_result(desk.session.chunk)
+        except Exception as error:  # noqa: BLE001  it belongs to whoever asked
+            saved.set_exception(error)
 
     def _apply(self, desk: Desk, command: Command) -> None:
         try:
@@ -210,7 +238,7 @@ class Worker:
     def _ready(self, desk: Desk) -> bool:
         """Whether the session can go on; on the way it may reach a pause marker or its end."""
         waiting = len(desk.session.undecoded)
-        if desk.state != PLAYING or desk.closing or desk.inbox:
+        if desk.state != PLAYING or desk.closing or desk.inbox or desk.errands:
             return False
         if waiting and not desk.decoding:
             return True  # pictures that failed are made before anything else
@@ -282,6 +310,9 @@ class Worker:
     def _close(self, desk: Desk) -> None:
         """Forget the session; only its last event stays for a while."""
         name = desk.session.id
+        for _, saved in desk.errands:
+            saved.set_exception(ValueError(f"session {name!r} was closed before it could be saved"))
+        desk.errands.clear()
         if not desk.ended:
             desk.outbox.clear()
             self._end(desk, "closed")
