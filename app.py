@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-import cf_app
-from cf_app.engine.worker import Worker
-from cf_app.ui.layout import Page, build_page
-from cf_app.ui.places import all_places
+from cf_app.terminal import quiet
+
+quiet()  # before torch and its libraries come in
+
+import cf_app  # noqa: E402
+from cf_app.engine.worker import Worker  # noqa: E402
+from cf_app.ui.layout import Page, build_page  # noqa: E402
+from cf_app.ui.places import all_places  # noqa: E402
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -32,7 +36,7 @@ def make(options: argparse.Namespace) -> Page:
         engine = cf_app.load(options.model, device=options.device, quant=options.quant)
         return build_page(engine, Worker(engine, buffer_chunks=options.buffer), places=all_places())
     except ValueError as error:
-        sys.exit(_complaint(str(error)))
+        sys.exit(_complaint(" ".join(str(error).split())))
 
 
 def launch(page: Page, options: argparse.Namespace) -> None:

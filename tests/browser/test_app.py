@@ -1,4 +1,4 @@
-"""The real program with the model that comes along: `python app.py`, a click, moving pictures, a change that is seen."""
+"""The real program with the model that comes along: a click, moving pictures, a change that is seen."""
 
 from __future__ import annotations
 
