@@ -98,6 +98,11 @@ class Engine:
         return self.config.title or self.config.name
 
     @property
+    def description(self) -> str:
+        """What the model is, in a sentence or two."""
+        return self.config.description
+
+    @property
     def device(self) -> torch.device:
         """Where the transformer runs."""
         device: torch.device = self.transformer.patch_embedding.weight.device
