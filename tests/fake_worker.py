@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cf_app.config import Geometry
+from cf_app.config import Geometry, ModelConfig
 from cf_app.engine import messages as m
 from cf_app.engine.timeline import check_prompt
+from cf_app.memory.policy import policy_from_dict
 from cf_app.memory.snapshot import EntryView, MemorySnapshot
 
 COLORS = {
@@ -40,10 +41,16 @@ WORDS = {*COLORS, *SKIES, *_OTHER.split()}
 
 
 class FakeEngine:
-    geometry = Geometry(latent_channels=4, latent_height=10, latent_width=16)
-    name = "fake"
-    title = "A coloured ball"
-    description = "No model: a ball on a ground, for tests."
+    config = ModelConfig(
+        name="fake",
+        title="A coloured ball",
+        description="No model: a ball on a ground, for tests.",
+        geometry=Geometry(latent_channels=4, latent_height=10, latent_width=16),
+    )
+    geometry = config.geometry
+    name = config.name
+    title = config.title
+    policy = policy_from_dict(config.memory)
     device = "cpu"
     quantization = "none"
     vocabulary = frozenset(WORDS)

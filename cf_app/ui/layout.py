@@ -108,7 +108,8 @@ def _launch_options(tabs: Tabs, places: Places) -> dict[str, Any]:
 def _head(engine: Engine) -> str:
     precision = "" if engine.quantization in ("", "none") else f"{engine.quantization} · "
     size = f"{engine.geometry.width}×{engine.geometry.height}, {engine.geometry.fps} frames a second"
-    words = {"title": engine.title, "description": engine.description, "facts": f"{precision}{engine.device} · {size}"}
+    facts = f"{precision}{engine.device} · {size}"
+    words = {"title": engine.title, "description": engine.config.description, "facts": facts}
     page = asset("head.html")
     for name, text in words.items():
         page = page.replace(f"@{name}@", html.escape(str(text)))
