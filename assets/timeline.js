@@ -5,7 +5,7 @@ const { chunkSeconds, policies, library } = props.setup;
 const find = (selector) => root.querySelector(selector);
 const axis = new cf.TimelineAxis(root, chunkSeconds);
 const view = new cf.TimelineView(root, axis);
-const inspector = new cf.TimelineInspector(root, axis, (operation) => edit(operation), policies);
+const inspector = new cf.TimelineInspector(root, axis, { edit: change, live, policies });
 const say = find(".tl-say");
 
 let plan = { blocks: [], markers: [], end: null, loop: null, timeline: null, undo: false, redo: false };
@@ -60,6 +60,19 @@ async function edit(operation, then) {
   accept(answer, operation);
   select(then === undefined ? followed(operation) : then, focused);
   return answer;
+}
+
+/** An edit of the inspector. If its block was generated while it was being written, its prompt holds from the next chunk on. */
+async function change(operation) {
+  const answer = await edit(operation);
+  if (!answer.ok && answer.branch_at !== undefined && operation.parts && running()) live(operation.parts);
+}
+
+async function live(parts) {
+  const answer = await edit({ op: "live", parts }, null);
+  if (!answer.ok) return;
+  message = null;
+  select(answer.applies === null ? null : { start: answer.applies });
 }
 
 /** Where the selected thing is after an operation that the inspector or a key sent. */
@@ -152,11 +165,7 @@ const actions = {
   earlier: () => swap(-1),
   later: () => swap(1),
   mix: () => inspector.addPart(),
-  async fork() {
-    const at = view.generated + 1;
-    const answer = await edit({ op: "split", at }, { start: at });
-    if (answer.ok) inspector.write();
-  },
+  fork: () => inspector.follow(),
   in: () => axis.zoom(axis.scale * 1.4),
   out: () => axis.zoom(axis.scale / 1.4),
   fit() {

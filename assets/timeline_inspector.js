@@ -3,11 +3,10 @@
 const FIELD = "input, textarea, select";
 
 class TimelineInspector {
-  /** `edit(operation)` sends one; `axis` says times; `policies` are the names a memory marker may have. */
-  constructor(root, axis, edit, policies) {
-    this.root = root;
-    this.axis = axis;
-    this.edit = edit;
+  /** `edit(operation)` sends one, `live(parts)` a prompt that holds from the next chunk on; `axis` says times; `policies` are the names a memory marker may have. */
+  constructor(root, axis, { edit, live, policies }) {
+    Object.assign(this, { root, axis, edit, live });
+    this.following = false; // the prompt being written is for what follows, as the block itself is generated
     this.cue = root.querySelector(".tl-cue");
     this.marker = root.querySelector(".tl-marker");
     this.parts = root.querySelector(".tl-parts");
@@ -33,6 +32,7 @@ class TimelineInspector {
   /** Shows a block (with its place), a marker, or nothing. What is being typed is not overwritten. */
   show({ block = null, index = 0, count = 0, mark = null, generated = 0 } = {}) {
     const other = this.block?.start !== block?.start || this.mark?.kind !== mark?.kind;
+    if (other) this.following = false;
     this.block = block;
     this.mark = mark;
     this.root.dataset.inspect = block ? "cue" : mark ? "marker" : "none";
@@ -42,7 +42,7 @@ class TimelineInspector {
 
   showBlock(index, count, fixed, other) {
     const { block, cue } = this;
-    const busy = !other && this.parts.contains(document.activeElement);
+    const busy = !other && (this.following || this.parts.contains(document.activeElement));
     if (!busy) this.parts.replaceChildren(...block.parts.map((part) => this.part(part, block.parts.length > 1)));
     this.shares();
     this.parts.style.setProperty("--c", cf.colorVar(block.caption));
@@ -53,7 +53,7 @@ class TimelineInspector {
     set(fields.chunks, block.transition.chunks || 4);
     set(fields.memory, block.memory);
     cue.querySelector(".tl-over").hidden = block.transition.chunks === 0;
-    for (const field of cue.querySelectorAll(FIELD)) field.disabled = fixed && field.name !== "name";
+    for (const field of cue.querySelectorAll(FIELD)) field.disabled = fixed && field.name !== "name" && !(this.following && this.parts.contains(field));
     fields.transition.disabled = fields.chunks.disabled = fields.memory.disabled = fixed || index === 0;
     const stop = block.stop === null ? "open end" : `${this.axis.clock(block.stop)}, ${block.stop - block.start} chunks`;
     const facts = cue.querySelector(".tl-facts");
@@ -68,7 +68,7 @@ class TimelineInspector {
     can("later", !fixed && index + 1 < count);
     can("mix", !fixed && block.parts.length < 8);
     cue.querySelector("[data-do=mix]").hidden = fixed;
-    cue.querySelector("[data-do=fork]").hidden = !fixed;
+    cue.querySelector("[data-do=fork]").hidden = !fixed || this.following;
   }
 
   part(part, mixed) {
@@ -108,6 +108,14 @@ class TimelineInspector {
     text.select();
   }
 
+  /** The prompt of a block that is generated, for writing: sent, it holds from the next chunk on. */
+  follow() {
+    this.following = true;
+    for (const field of this.parts.querySelectorAll(FIELD)) field.disabled = false;
+    this.cue.querySelector("[data-do=fork]").hidden = true;
+    this.write();
+  }
+
   addPart() {
     const loudest = Math.max(...this.block.parts.map((part) => part.weight));
     const parts = [...this.block.parts.map((part) => ({ ...part, weight: part.weight / loudest })), { prompt: this.block.caption, weight: 1 }];
@@ -136,7 +144,10 @@ class TimelineInspector {
       weight: Number(row.querySelector("[name=weight]")?.value ?? 1),
     }));
     if (parts.length === 1) parts[0].weight = 1;
-    if (JSON.stringify(parts) !== JSON.stringify(this.block.parts)) this.edit({ op: "change", cue: this.block.start, parts });
+    if (JSON.stringify(parts) === JSON.stringify(this.block.parts)) return;
+    if (this.following) this.live(parts);
+    else this.edit({ op: "change", cue: this.block.start, parts });
+    this.following = false;
   }
 
   showMark(fixed) {

@@ -27,13 +27,14 @@ cf.on("run", (opened) => {
   setCursor(null);
   sync();
 });
+const fixedShown = () => !find(".tl-cue [data-do=fork]").hidden || inspector.following;
 cf.on("chunk", (chunk) => {
   received = chunk.chunk + 1 + chunk.queued;
   const { thumbnails } = chunk;
   if (thumbnails.length) axis.addPicture(chunk.chunk, thumbnails[thumbnails.length >> 1]);
   view.progress(received);
   const block = chosenBlock();
-  if (block && find(".tl-cue textarea")?.disabled !== block.start < received) select(view.selected);
+  if (block && block.start < received !== fixedShown()) select(view.selected);
   if (plan.loop !== null && received > plan.loop) sync();
 });
 cf.on("shown", (picture) => {

@@ -131,6 +131,10 @@ def test_a_run_holds_the_truth(tabs: Tabs, ask) -> None:
     assert not past["ok"]
     assert past["branch_at"] == 0
     assert "edit from chunk" in past["error"]
+    mix = [{"prompt": "a pink star", "weight": 1}, {"prompt": "a white star", "weight": 1}]
+    now = ask("live", run=run.token, parts=mix)
+    assert "50% a pink star + 50% a white star" in [block["caption"] for block in now["plan"]["blocks"]]
+    ask("live", run=run.token, parts=mix[:1])
     edited = ask("change", run=run.token, cue=20, parts=[{"prompt": "a blue heart", "weight": 1}])
     assert edited["applies"] == 20
     deadline = time.monotonic() + 10

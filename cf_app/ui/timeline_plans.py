@@ -21,8 +21,8 @@ from typing import Any
 
 from cf_app.engine import timeline_edits as edits
 from cf_app.engine import timeline_io as io
-from cf_app.engine.messages import SessionStatus, SetTimeline
-from cf_app.engine.timeline import PromptCue, Timeline
+from cf_app.engine.messages import SessionStatus, SetPrompt, SetTimeline
+from cf_app.engine.timeline import CUT, Parts, PromptCue, Timeline
 from cf_app.engine.timeline_history import History, PastError, first_change, unrolled
 from cf_app.engine.timeline_schema import marker_from, parts_from, transition_from
 
@@ -70,9 +70,13 @@ class Plans:
         before = self._histories[doc]
         if status is not None and status.timeline is not None:
             before = before.edited(status.timeline)
-        history = self._apply(before, request, generated)
-        if run is not None and history.timeline != before.timeline:
-            run.send(SetTimeline(history.timeline))
+        if request["op"] == "live" and run is not None and len(parts := _parts(request)) == 1:
+            run.send(SetPrompt(parts[0][0]))  # the very way of the prompt box
+            history = before.edited(run.worker.state(run.session).timeline or before.timeline)
+        else:
+            history = self._apply(before, request, generated)
+            if run is not None and history.timeline != before.timeline:
+                run.send(SetTimeline(history.timeline))
         self._keep(doc, history)
         changed = first_change(unrolled(before.timeline, generated), unrolled(history.timeline, generated))
         return self._said(doc, history, generated, changed)
@@ -162,14 +166,23 @@ def _resize(timeline: Timeline, request: Request, generated: int) -> Timeline:
     return edits.resize(timeline, _whole(request, "cue"), stop, generated=generated)
 
 
+def _parts(request: Request) -> Parts:
+    return tuple((read_prompt(prompt), weight) for prompt, weight in parts_from(request["parts"]))
+
+
+def _live(timeline: Timeline, request: Request, generated: int) -> Timeline:
+    """A mix of prompts from the next chunk on."""
+    timeline = unrolled(timeline, generated)
+    if all(cue.start != generated for cue in timeline.cues):
+        timeline = edits.split(timeline, generated, generated=generated)
+    return edits.change(timeline, generated, parts=_parts(request), transition=CUT, generated=generated)
+
+
 def _change(timeline: Timeline, request: Request, generated: int) -> Timeline:
-    parts = None
-    if "parts" in request:
-        parts = tuple((read_prompt(prompt), weight) for prompt, weight in parts_from(request["parts"]))
     return edits.change(
         timeline,
         _whole(request, "cue"),
-        parts=parts,
+        parts=_parts(request) if "parts" in request else None,
         transition=transition_from(request["transition"]) if "transition" in request else None,
         memory=request.get("memory"),
         generated=generated,
@@ -192,6 +205,7 @@ _OPS: dict[str, Callable[[Timeline, Request, int], Timeline]] = {
     "duplicate": lambda t, r, g: edits.duplicate(t, _whole(r, "cue"), generated=g),
     "rename": lambda t, r, g: edits.rename(t, _whole(r, "cue"), str(r["name"]), generated=g),
     "change": _change,
+    "live": _live,
     "title": lambda t, r, g: edits.retitle(t, str(r["title"])),
     "put_marker": lambda t, r, g: edits.put_marker(t, marker_from(r["marker"]), generated=g),
     "move_marker": _move_marker,

@@ -283,10 +283,35 @@ def test_change_what_follows(page) -> None:
     play(page)
     page.mouse.click(*point(page, 0.4))
     page.click(".tl-cue [data-do=fork]")
-    page.wait_for_function("document.querySelectorAll('.tl-block').length === 2")
-    page.keyboard.type("a blue star at night")
+    page.keyboard.type("a blue star at night", delay=80)  # chunks go by meanwhile
     page.keyboard.press("Enter")
-    page.wait_for_function("(window.film ?? []).includes('a blue star at night')", timeout=15_000)
+    page.wait_for_function("document.querySelectorAll('.tl-block').length === 2")
+    page.wait_for_function("window.film.includes('a blue star at night')", timeout=15_000)
+    assert film(page).index("a blue star at night") == starts(page)[1]
+
+
+def test_a_block_that_begins_while_its_prompt_is_typed(page) -> None:
+    load(page, "a red ball by day[3s] | a green ball at dawn")
+    play(page)
+    page.mouse.click(*point(page, 6))
+    page.fill(".tl-part textarea", "a blue star at night")
+    page.wait_for_function("window.film.length > 6", timeout=15_000)
+    page.press(".tl-part textarea", "Enter")
+    page.wait_for_function("document.querySelectorAll('.tl-block').length === 3")
+    assert [prompt for _, prompt in plan(page)] == ["a red ball by day", "a green ball at dawn", "a blue star at night"]
+
+
+def test_a_loop_is_written_out_as_it_plays(page) -> None:
+    cues = [{"chunk": 0, "prompt": "a red ball by day"}, {"chunk": 2, "prompt": "a blue star at night"}]
+    markers = [{"kind": "loop", "chunk": 3, "to": 0}]
+    head = {"format": "context-forcing-timeline", "version": 1}
+    load(page, json.dumps({**head, "cues": cues, "markers": markers}))
+    play(page)
+    page.wait_for_function("window.film.length > 6", timeout=30_000)
+    red, blue = "a red ball by day", "a blue star at night"
+    assert film(page)[:7] == [red, red, blue, red, red, blue, red]
+    assert starts(page)[:5] == [0, 2, 3, 5, 6]
+    assert page.evaluate("document.querySelector('.tl-mark-loop').tlMark.chunk") > 6
 
 
 def test_seeking_by_the_ruler(page) -> None:
