@@ -1,4 +1,4 @@
-"""A memory's history as JSON: what the memory panel saves as "JSON", and what the page's API answers as `memory_history`."""
+"""A memory's history as JSON: what the memory panel saves, and what the page's API answers as `memory_history`."""
 
 from __future__ import annotations
 
