@@ -91,6 +91,8 @@ class TimelineAxis {
   }
 
   resized() {
+    const root = this.scroll.closest(".tl");
+    root.dataset.width = this.width < 760 ? "middle narrow" : this.width < 1180 ? "middle" : "";
     this.length = 0;
     this.onscale();
     this.draw();

@@ -314,6 +314,18 @@ def test_a_loop_is_written_out_as_it_plays(page) -> None:
     assert page.evaluate("document.querySelector('.tl-mark-loop').tlMark.chunk") > 6
 
 
+def test_what_happens_by_itself_is_noted(page) -> None:
+    load(page)
+    play(page)
+    page.fill(".cf-seed input", "77")
+    page.press(".cf-seed input", "Enter")
+    page.wait_for_selector(".tl-note")
+    assert "seed 77 (chunk " in page.get_attribute(".tl-note", "title")
+    page.evaluate("cf.emit('failed', { message: 'Out of memory, tried again', fatal: false })")
+    assert "Out of memory" in page.get_attribute(".tl-note.tl-bad", "aria-label")
+    assert page.locator(".tl-note").count() == 2
+
+
 def test_seeking_by_the_ruler(page) -> None:
     load(page)
     play(page)
