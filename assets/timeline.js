@@ -83,7 +83,9 @@ function followed(operation) {
 
 function accept(answer, operation = {}) {
   plan = answer.plan;
-  view.progress(Math.max(received, plan.generated));
+  for (const block of plan.blocks) if (block.color !== null) cf.learnColor(block.caption, block.color);
+  if (plan.live) received = Math.max(received, plan.generated);
+  view.progress(plan.live ? received : 0); // when the film is over, all of the plan is free for the next one
   view.show(plan);
   if (running() && answer.applies !== null && operation.op !== "sync") {
     pending = pending.filter((change) => change.chunk !== answer.applies);

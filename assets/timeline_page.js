@@ -6,6 +6,7 @@ cf.story = () => (plan.story ? plan.timeline : undefined);
 cf.on("mode", (detail) => {
   mode = detail.mode;
   if (mode === "idle" || mode === "starting") forget();
+  if (mode === "stopped" || mode === "failed") sync();
   refresh();
 });
 function forget() {
@@ -29,7 +30,7 @@ cf.on("run", (opened) => {
 });
 const fixedShown = () => !find(".tl-cue [data-do=fork]").hidden || inspector.following;
 cf.on("chunk", (chunk) => {
-  received = chunk.chunk + 1 + chunk.queued;
+  received = Math.max(received, chunk.chunk + 1 + chunk.queued);
   const { thumbnails } = chunk;
   if (thumbnails.length) axis.addPicture(chunk.chunk, thumbnails[thumbnails.length >> 1]);
   view.progress(received);
@@ -56,7 +57,9 @@ cf.on("applied", (applied) => {
   if (["prompt", "timeline", "seed", "memory"].includes(applied.kind)) sync();
 });
 cf.on("state", ({ state }) => {
-  if (state === "paused" && mode === "playing") note(view.generated, "\u2016", "paused by the plan");
+  if (state !== "paused" || mode !== "playing") return;
+  const planned = plan.markers.some((mark) => mark.kind === "pause" && mark.chunk === view.generated);
+  note(view.generated, "\u2016", planned ? "paused by its marker: play goes on" : "paused by the system: play tries again");
 });
 cf.on("failed", (failed) => note(view.generated, "!", failed.message, true));
 cf.on("ended", ({ reason }) => {

@@ -79,7 +79,7 @@ class Plans:
                 run.send(SetTimeline(history.timeline))
         self._keep(doc, history)
         changed = first_change(unrolled(before.timeline, generated), unrolled(history.timeline, generated))
-        return self._said(doc, history, generated, changed)
+        return self._said(doc, history, generated, changed, run)
 
     def _open(self, request: Request) -> Answer:
         told = request.get("timeline")
@@ -117,16 +117,19 @@ class Plans:
             raise ValueError(f"op is {op!r}; expected one of {', '.join(_OPS)}, open, load, undo, redo")
         return history.edited(_OPS[op](history.timeline, request, generated))
 
-    def _said(self, doc: str, history: History, generated: int, changed: int | None) -> Answer:
+    def _said(
+        self, doc: str, history: History, generated: int, changed: int | None, run: Run | None = None
+    ) -> Answer:
         timeline = unrolled(history.timeline, generated)
         loop = timeline.loop
         plan = {
             "title": timeline.title,
-            "blocks": [self._block(timeline, index, cue) for index, cue in enumerate(timeline.cues)],
+            "blocks": [self._block(timeline, index, cue, run) for index, cue in enumerate(timeline.cues)],
             "markers": [io.marker_to_dict(mark) for mark in timeline.markers],
             "end": timeline.end,
             "loop": None if loop is None else loop.chunk,
             "generated": generated,
+            "live": run is not None,
             "undo": bool(history.undos),
             "redo": bool(history.redos),
             "story": is_story(timeline),
@@ -135,12 +138,13 @@ class Plans:
         }
         return {"ok": True, "doc": doc, "applies": changed, "plan": plan}
 
-    def _block(self, timeline: Timeline, index: int, cue: PromptCue) -> Answer:
+    def _block(self, timeline: Timeline, index: int, cue: PromptCue, run: Run | None) -> Answer:
         unknown = [word for prompt, _ in cue.parts for word in self._tabs.engine.unknown_words(prompt)]
         return {
             "start": cue.start,
             "stop": timeline.stop_of(index),
             "caption": cue.caption,
+            "color": None if run is None else run.colors.number(cue.caption),
             "parts": [{"prompt": prompt, "weight": weight} for prompt, weight in cue.parts],
             "transition": {"chunks": cue.transition.chunks, "method": cue.transition.method},
             "memory": cue.memory,

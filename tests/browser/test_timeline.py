@@ -242,6 +242,10 @@ def test_the_play_button_plays_the_timeline(page) -> None:
     page.wait_for_function("window.film.length === 6", timeout=30_000)
     assert film(page) == ["a red ball by day"] * 2 + ["a blue star at night"] * 2 + ["a green ball at dawn"] * 2
     page.wait_for_function("document.querySelector('.cf-player').dataset.mode === 'stopped'", timeout=15_000)
+    page.wait_for_function("document.querySelectorAll('.tl-fixed').length === 0")  # the plan is free for the next film
+    x, y = point(page, 2)
+    drag(page, (x + 2, y), point(page, 3))
+    until(page, [0, 3, 4])
 
 
 def test_a_prompt_typed_live_is_a_block_and_the_past_is_locked(page) -> None:
