@@ -57,6 +57,7 @@ class Session:
         chunk: next chunk to be generated.
         watch_attention: snapshots say where each chunk looked.
         undecoded: chunks that are generated and not decoded, oldest first.
+        marked: chunk whose seed and memory markers have acted.
     """
 
     def __init__(
@@ -76,8 +77,13 @@ class Session:
         self.chunk = 0
         self.watch_attention = False
         self.undecoded: tuple[Generated, ...] = ()
-        self._marked = -1
+        self.marked = -1
         self._queue = threading.Lock()  # generating and decoding may run in two threads
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return self._engine.name
 
     @property
     def prompt(self) -> str:
@@ -110,14 +116,14 @@ class Session:
 
     def act_on_markers(self) -> None:
         """Apply the seed and memory markers of the next chunk, once. A pause is the worker's business."""
-        if self._marked == self.chunk:
+        if self.marked == self.chunk:
             return
         for marker in self.timeline.markers_at(self.chunk):
             if isinstance(marker, SeedMark):
                 self.seed = marker.seed
             elif isinstance(marker, MemoryMark):
                 self.memory.reconfigure(marked_policy(marker, self.memory.policy))
-        self._marked = self.chunk
+        self.marked = self.chunk
 
     def advance(self, generated: Generated) -> None:
         """Go to the next chunk; the memory has been committed. The pictures may follow later."""
@@ -136,7 +142,7 @@ class Session:
         other = Session(
             self._engine, self.timeline, self.seed, self.switch_memory, self.memory.fork(), self.decoder, id
         )
-        other.chunk, other._marked, other.watch_attention = self.chunk, self._marked, self.watch_attention
+        other.chunk, other.marked, other.watch_attention = self.chunk, self.marked, self.watch_attention
         other.undecoded = tuple(replace(item, timings=dict(item.timings)) for item in self.undecoded)
         return other
 

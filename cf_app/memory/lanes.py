@@ -133,20 +133,36 @@ def without(lanes: Lanes, latent: int) -> Lanes:
     return Lanes(sink, slow, fast)
 
 
-def flushed(lanes: Lanes) -> Lanes:
+def flushed(rule: Rule, lanes: Lanes, seen: int) -> Lanes:
     """Infinity-RoPE's KV flush: the sink and the newest latent frame stay."""
     newest = max((*lanes.slow, *lanes.fast), key=lambda cell: cell.latent, default=None)
-    return Lanes(lanes.sink, (), () if newest is None else (replace(newest, promoted_at=None, surprisal=None),))
+    if newest is None:
+        return Lanes(lanes.sink)
+    cell = (replace(newest, promoted_at=None, surprisal=None),)
+    # It stays where it would be in a memory that has seen as much, so that what follows comes after it.
+    return Lanes(lanes.sink, slow=cell) if seen <= rule.sink + rule.slow else Lanes(lanes.sink, fast=cell)
 
 
-def conformed(rule: Rule, lanes: Lanes, pins: frozenset[int] = frozenset()) -> Lanes:
-    """The lanes after sizes have changed to those of ``rule``: what fits stays, promoted and pinned ones first."""
+def conformed(rule: Rule, lanes: Lanes, origin: int = 0, pins: frozenset[int] = frozenset()) -> Lanes:
+    """The lanes laid out anew for the sizes of ``rule``: what fits stays.
+
+    The oldest become the sink if it has grown; promoted and pinned cells stay in slow memory, the newest of them if
+    they are too many, and older ordinary ones fill it up; the rest goes to fast memory, as far as there is room.
+
+    Args:
+        origin: latent frame that counted as 0 at the reset.
+    """
     chosen = [cell for cell in lanes.slow if cell.promoted_at is not None or cell.latent in pins]
-    chosen = sorted(chosen, key=lambda cell: cell.latent in pins)[-rule.slow :] if rule.slow else []
-    others = [cell for cell in lanes.slow if cell.promoted_at is None and cell.latent not in pins]
+    chosen = sorted(chosen, key=lambda cell: (cell.latent in pins, cell.latent))[-rule.slow :] if rule.slow else []
+    taken = {cell.latent for cell in chosen}
+    others = {cell.latent: cell for cell in lanes if cell.promoted_at is None and cell not in chosen}
+    ordinary = [others[latent] for latent in sorted(others)]
+    sink, rest = ordinary[: rule.sink], ordinary[rule.sink :]
+    late = [cell for cell in rest if cell.latent - origin >= rule.sink + rule.slow]
+    early = [cell for cell in rest if cell not in late and cell.latent not in taken]
     room = rule.slow - len(chosen)
-    slow = sorted((*chosen, *others[:room]), key=lambda cell: cell.latent)
-    return Lanes(lanes.sink[: rule.sink], tuple(slow), (*others[room:], *lanes.fast)[-rule.fast :])
+    slow = sorted((*chosen, *early[:room]), key=lambda cell: cell.latent)
+    return Lanes(tuple(sink), tuple(slow), tuple((early[room:] + late)[-rule.fast :]))
 
 
 def read(

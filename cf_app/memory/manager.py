@@ -64,7 +64,7 @@ class SlowFastMemory:
         state = self.state if state is None else state
         end = state.origin + state.seen
         if mode == "flush":
-            lanes = tuple(map_layers(flushed, state.lanes))
+            lanes = tuple(map_layers(lambda row: flushed(self.rule, row, state.seen), state.lanes))
             return replace(state, lanes=lanes, cut=end if self.rule.cut else -1, pins=state.pins & _held(lanes))
         if mode == "reset":
             return MemoryState((Lanes(),) * self.shape.layers, origin=end, report=state.report)
@@ -77,6 +77,10 @@ class SlowFastMemory:
     def context(self, state: MemoryState, prompt: str, chunk: int, workspace: Workspace) -> ChunkContext:
         """What the passes of the next chunk may read, and a scratch place for what they make."""
         return ChunkContext(self.rule, state, self.frames, prompt, chunk, workspace, self._source(state))
+
+    def contents(self, layer: int, write: int) -> KV:
+        """Keys (not rotated) and values of a cell, each [B, T, H, D]; not to be written to."""
+        return self._source(self.state)(layer, write)
 
     def _source(self, state: MemoryState) -> Source:
         cache, pending = self.cache, state.pending
@@ -239,7 +243,10 @@ class SlowFastMemory:
     def reconfigure(self, policy: Policy) -> None:
         """Change policy and sizes; what fits stays. ValueError from ``check_policy``, nothing changes then."""
         rule = check_policy(policy, self.frames, self.most_positions)
-        lanes = tuple(map_layers(lambda row: conformed(rule, row, self.state.pins), self.state.lanes))
+        origin, pins = self.state.origin, self.state.pins
+        lanes = self.state.lanes
+        if any(rule.__dict__[name] != self.rule.__dict__[name] for name in ("sink", "slow", "fast", "timing")):
+            lanes = tuple(map_layers(lambda row: conformed(rule, row, origin, pins), lanes))
         removed, _ = undo.kept_aside(self.state.removed, self._source(self.state))
         if rule.slots != self.rule.slots:
             self.cache = self.cache.clone(rule.slots, [[cell.write for cell in row] for row in lanes])

@@ -78,7 +78,10 @@ class SlowFast:
     def rule(self, chunk_latents: int) -> Rule:
         """The rule; ``chunk_latents`` is not used."""
         if self.timing == "as_released" and self.decision == "shared":
-            raise ValueError('timing "as_released" decides inside each layer; expected decision "per_layer" with it')
+            raise ValueError(
+                f'{self.name}.decision is "shared", expected "per_layer" with timing "as_released": '
+                "it is decided inside each layer"
+            )
         positions: Positions = "slot" if self.bounded else "absolute"
         return Rule(
             self.sink, self.slow, self.fast, positions, self.gate, self.tau, self.interval, self.timing, self.decision

@@ -1,0 +1,114 @@
+"""Sessions on disk: one .safetensors file, its metadata the plain data as JSON. Never half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cf_app.engine import timeline_io
+from cf_app.engine.parts import DecoderState
+from cf_app.engine.session import Generated, Session
+from cf_app.memory.snapshot import MemorySnapshot
+from cf_app.memory.storage import restore, to_parts
+
+if TYPE_CHECKING:
+    from cf_app.engine.engine import Engine
+
+FORMAT = 1
+
+
+def save_session(session: Session, path: str | Path) -> None:
+    """Write a session to ``path``, replacing what is there once the new file is complete.
+
+    Raises:
+        ValueError: the folder does not exist or can not be written to.
+    """
+    target = Path(path)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    tensors, memory = to_parts(session.memory)
+    for index, tensor in enumerate(session.decoder or ()):
+        if tensor is not None:
+            tensors[f"decoder.{index}"] = tensor.clone()
+    for index, item in enumerate(session.undecoded):
+        tensors[f"undecoded.{index}"] = item.latents.clone()
+    data = {
+        "format": FORMAT,
+        "model": session.model,
+        "timeline": timeline_io.to_dict(session.timeline),
+        "seed": session.seed,
+        "switch_memory": session.switch_memory,
+        "chunk": session.chunk,
+        "marked": session.marked,
+        "memory": memory,
+        "decoder": None if session.decoder is None else len(session.decoder),
+        "undecoded": [_generated(item) for item in session.undecoded],
+    }
+    contiguous = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+    try:
+        save_file(contiguous, part, {"session": json.dumps(data)})
+        os.replace(part, target)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{target} can not be written: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load_session(engine: Engine, path: str | Path, id: str | None = None) -> Session:
+    """Read what ``save_session`` wrote.
+
+    Raises:
+        ValueError: the file is missing, damaged, of another version or of another model.
+    """
+    tensors, data = _read(Path(path))
+    if data.get("format") != FORMAT:
+        raise ValueError(f"{path} has format {data.get('format')!r}, this version reads {FORMAT}")
+    if data.get("model") != engine.name:
+        raise ValueError(f"{path} is a session of the model {data.get('model')!r}, this is {engine.name!r}")
+    try:
+        memory = engine.new_memory()
+        restore(memory, tensors, data["memory"])
+        decoder = _decoder(tensors, data["decoder"], engine)
+        timeline = timeline_io.from_dict(data["timeline"])
+        session = Session(engine, timeline, data["seed"], data["switch_memory"], memory, decoder, id)
+        session.chunk, session.marked = data["chunk"], data["marked"]
+        session.undecoded = tuple(
+            Generated(
+                **{**item, "snapshot": MemorySnapshot.from_dict(item["snapshot"])},
+                latents=tensors[f"undecoded.{index}"].to(engine.device),
+            )
+            for index, item in enumerate(data["undecoded"])
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged or of another model ({error})") from error
+    return session
+
+
+def _generated(item: Generated) -> dict[str, Any]:
+    plain = {name: item.__dict__[name] for name in ("chunk", "prompt", "seed", "timings")}
+    return {**plain, "snapshot": asdict(item.snapshot)}
+
+
+def _decoder(tensors: dict[str, Tensor], length: int | None, engine: Engine) -> DecoderState:
+    if length is None:
+        return None
+    found = (tensors.get(f"decoder.{index}") for index in range(length))
+    return tuple(None if tensor is None else tensor.to(engine.device) for tensor in found)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, "pt") as file:
+            data = json.loads((file.metadata() or {}).get("session", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dictionary
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is missing or damaged ({error})") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} is no session file")
+    return tensors, data

@@ -1,0 +1,72 @@
+"""``python -m cf_app generate``: a prompt or a timeline becomes an MP4 file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from cf_app.engine import timeline_io
+from cf_app.engine.timeline import Timeline
+from cf_app.export import Mp4Writer
+
+DEFAULT_SECONDS = 20.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options."""
+    parser.add_argument("--prompt", help="what to show; or give --timeline")
+    parser.add_argument("--timeline", type=Path, help="a story: JSON file, or text like 'a cat[10s] | a dog[8s]'")
+    parser.add_argument("--seconds", type=float, help=f"length (default: the timeline's, or {DEFAULT_SECONDS:g})")
+    parser.add_argument("--seed", type=int, default=0, help="0 to 4294967295 (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("clip.mp4"), help="file to write (default: %(default)s)")
+    parser.add_argument("--model", help="folder or name of a model (default: the one that comes along)")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
+    parser.add_argument("--quant", default="none", help="quantization of the weights (default: %(default)s)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Generate; ValueError on bad input, before anything is written."""
+    if (arguments.prompt is None) == (arguments.timeline is None):
+        raise ValueError("give either --prompt or --timeline")
+    if arguments.out.suffix.lower() != ".mp4":
+        raise ValueError(f"--out is {str(arguments.out)!r}, expected a name that ends in .mp4")
+    if not arguments.out.resolve().parent.is_dir():
+        raise ValueError(f"--out: the folder {arguments.out.resolve().parent} does not exist, make it first")
+    from tqdm import tqdm
+
+    import cf_app
+
+    engine = cf_app.load(arguments.model, device=arguments.device, quant=arguments.quant)
+    timeline = _timeline(arguments, engine.geometry.chunk_seconds)
+    chunks = _chunks(arguments, timeline, engine.geometry)
+    unknown = sorted({word for cue in timeline.cues for part in cue.parts for word in engine.unknown_words(part[0])})
+    if unknown:
+        sys.stderr.write(f"words that this model does not know: {', '.join(unknown)}\n")
+    session = engine.new_session(timeline=timeline, seed=arguments.seed)
+    stream = session.stream(chunks=chunks)
+    with Mp4Writer(arguments.out, engine.geometry.fps) as video:
+        for chunk in tqdm(stream, total=chunks, unit="chunk", desc=engine.title):
+            video.write(chunk.frames)
+    sys.stdout.write(f"{arguments.out}: {chunks * engine.geometry.chunk_seconds:g} s, seed {arguments.seed}\n")
+    return 0
+
+
+def _timeline(arguments: argparse.Namespace, chunk_seconds: float) -> Timeline:
+    if arguments.prompt is not None:
+        return Timeline.single(arguments.prompt)
+    try:
+        text = arguments.timeline.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--timeline {arguments.timeline} can not be read: {error}") from error
+    return timeline_io.read(text, chunk_seconds)
+
+
+def _chunks(arguments: argparse.Namespace, timeline: Timeline, geometry: object) -> int:
+    from cf_app.config import Geometry
+
+    assert isinstance(geometry, Geometry)
+    if arguments.seconds is None and timeline.end is not None:
+        return timeline.end
+    wanted = geometry.chunks_for(DEFAULT_SECONDS if arguments.seconds is None else arguments.seconds)
+    return wanted if timeline.end is None else min(wanted, timeline.end)
