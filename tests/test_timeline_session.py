@@ -1,12 +1,15 @@
-"""Timelines in the engine: what is planned is made, edits arrive within a chunk, and a plan replays a session to the bit."""
+"""Timelines in the engine: what is planned is made, edits arrive within a chunk, a plan replays a session to the bit."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import cf_app
+from cf_app import cli, generate
 from cf_app.engine.engine import Engine
 from cf_app.engine.messages import Applied, ChunkReady, Ended, Event, Play, SetMemory, SetPrompt, SetSeed, SetTimeline
 from cf_app.engine.timeline import PromptCue, Timeline, Transition
@@ -87,6 +90,33 @@ def test_a_session_that_was_steered_live_replays_from_its_exported_timeline(engi
     for event, repeated in zip(film, again.stream(chunks=8), strict=True):
         assert (event.prompt, event.seed, event.snapshot.tau) == (repeated.prompt, repeated.seed, repeated.snapshot.tau)
         assert np.array_equal(event.frames, repeated.frames)
+
+
+def test_the_command_line_makes_the_same_pixels(
+    engine: Engine, worker: Worker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plan = Timeline((PromptCue.of(0, RED), PromptCue.of(2, BLUE, Transition(2))), (SeedMark(3, 8), EndMark(5)))
+    session = worker.open(timeline=plan, seed=3)
+    worker.send(session, Play())
+    film = chunks(played(worker, session))
+    written: list[np.ndarray] = []
+
+    class Writer:
+        def __init__(self, path: Path, fps: int) -> None: ...
+        def __enter__(self) -> Writer:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+        def write(self, frames: np.ndarray) -> None:
+            written.append(frames)
+
+    monkeypatch.setattr(cf_app, "load", lambda *_, **__: engine)
+    monkeypatch.setattr(generate, "Mp4Writer", Writer)
+    story = tmp_path / "story.json"
+    story.write_text(dumps(plan), encoding="utf-8")
+    assert cli.main(["generate", "--timeline", str(story), "--seed", "3", "--out", str(tmp_path / "story.mp4")]) == 0
+    assert len(written) == 5
+    assert all(np.array_equal(event.frames, frames) for event, frames in zip(film, written, strict=True))
 
 
 def test_an_edit_reaches_the_engine_within_a_chunk(worker: Worker) -> None:
