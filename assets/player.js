@@ -18,6 +18,7 @@ let feed = null;
 let film = new cf.Film();
 let due = new cf.Pace(0);
 let queued = 0; // chunks that wait at the worker
+let perChunk = 0; // seconds that making a chunk takes
 let misses = 0; // requests in a row that failed
 let change = null; // the prompt that has been sent and is not on screen yet: {prompt, color, chunk}
 let recalling = false;
@@ -125,6 +126,7 @@ const handle = {
     due.came(message.chunk);
     film.add(message);
     queued = message.queued;
+    perChunk = message.frames / message.fps;
     cf.learnColor(message.prompt, message.color);
     feed.push({ bytes: cf.bytes(b64), mime: message.mime, start: message.start, end: message.end });
     if (mode === "starting") {
@@ -198,7 +200,8 @@ function tick() {
   view.buffer(unseen, running() ? queued : 0, film.chunkSeconds);
   view.live(running() && unseen > 3.5 * film.chunkSeconds ? unseen : 0);
   if (change) {
-    const seconds = film.startOf(change.chunk) - video.currentTime;
+    const missing = Math.max(0, change.chunk - film.length); // chunks that have to be made first
+    const seconds = missing ? unseen + missing * Math.max(film.chunkSeconds, perChunk) : film.startOf(change.chunk) - video.currentTime;
     if (seconds <= 0) change = null;
     view.next(change && { ...change, seconds });
   }

@@ -1,5 +1,4 @@
-"""The live player: a `gr.HTML` whose value is the newest message of a run, shown through Media Source
-Extensions.
+"""The live player: a `gr.HTML` whose value is the newest message of a run, shown with Media Source Extensions.
 
 Everything travels in-band. Gradio's own event stream carries the messages, so there is no extra route, and
 it works behind the proxy of a Space. A hidden tab may miss values (Gradio hands over the newest), so
@@ -31,6 +30,10 @@ f)` of `assets/cf.js` hands over the detail):
   `cf:live`: back to the newest; `cf:play` {prompt?, seed?, timeline?}: a new run from chunk 0; `cf:command`
   {kind, ..., reply?: f(answer)}: send a command of `commands.py`; the answer is {ok: true, chunk, ...} or
   {ok: false, error}; `cf:prompt` {prompt, reply?}: play it, or change to it.
+
+**In the page** `assets/cf.js` also has `cf.color(prompt)` (a number of the palette, style with `var(--cf-p3)`),
+`cf.clock`, `cf.download`, and `cf.typing(event)` for keys: an element with the attribute `data-cf-keys` keeps its
+keys from the player. Gradio rewrites style sheets and drops container queries: set an attribute by script instead.
 
 **Pace**: chunk messages come only as far as the browser has granted them (`credit`); see `run.py`.
 """
