@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 from cf_app.terminal import quiet
@@ -40,7 +41,8 @@ def make(options: argparse.Namespace) -> Page:
 
 
 def launch(page: Page, options: argparse.Namespace) -> None:
-    """Serves until Ctrl+C."""
+    """Serves until Ctrl+C or a polite kill; either way nothing stays behind."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         page.demo.launch(server_name=options.host, server_port=options.port, share=options.share, **page.launch)
     except OSError as error:

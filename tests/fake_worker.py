@@ -10,6 +10,8 @@ with it.
 from __future__ import annotations
 
 import queue
+import signal
+import sys
 import threading
 import time
 import zlib
@@ -278,6 +280,7 @@ def main() -> None:
     parser.add_argument("--fail-at", type=int)
     parser.add_argument("--report", action="store_true", help="tell the number of open sessions to whoever asks")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that temporary files go
     engine = FakeEngine()
     worker = FakeWorker(engine, speed=options.speed)
     worker.fail_at = options.fail_at

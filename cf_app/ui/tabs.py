@@ -5,6 +5,7 @@ A closed tab frees everything it held.
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import tempfile
 import threading
@@ -39,6 +40,7 @@ class Tabs:
         self.engine = engine
         self.worker = worker
         self.folder = Path(tempfile.mkdtemp(prefix="context-forcing-"))
+        atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
         self._tabs: dict[str, _Tab] = {}
         self._runs: dict[str, Run] = {}
         self._lock = threading.Lock()
