@@ -119,7 +119,7 @@ actions = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(policies, st.integers(0, 9), actions)
 def test_random_histories(policy: Policy, start: int, history: list[tuple[str, object]]) -> None:
     memory, model = SlowFastMemory(policy, SHAPE, F), Model()
@@ -168,7 +168,7 @@ def test_workspace_holds_what_the_reads_say(policy: Policy, promotions: list[boo
         assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.booleans(), max_size=40), st.integers(0, 4), st.integers(0, 6), st.integers(3, 8))
 def test_simulation_is_what_the_memory_does(promotions: list[bool], sink: int, slow: int, fast: int) -> None:
     policy = SlowFast(sink, slow, fast, tau=0.75)

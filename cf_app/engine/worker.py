@@ -273,6 +273,8 @@ class Worker:
                 future = self._pool.submit(self.engine.decode, session)
                 future.add_done_callback(lambda future: self._decoded(desk, future))
         except Exception as error:  # noqa: BLE001  the one place that turns an exception into an event
+            while desk.decoding:
+                self._wake.wait()
             self._failed(desk, error)
 
     def _decoded(self, desk: Desk, future: Future[ChunkReady]) -> None:
@@ -314,10 +316,12 @@ class Worker:
             saved.set_exception(ValueError(f"session {name!r} was closed before it could be saved"))
         desk.errands.clear()
         if not desk.ended:
-            desk.outbox.clear()
             self._end(desk, "closed")
-            self._farewells[name] = deque([desk.outbox.pop()])
-            desk.outbox.extend(self._farewells[name])
+            last = desk.outbox.pop()
+            # A reader that waits right now holds the desk, one that comes later finds the farewell.
+            desk.outbox.clear()
+            desk.outbox.append(last)
+            self._farewells[name] = deque([last])
             while len(self._farewells) > _FAREWELLS:
                 self._farewells.popitem(last=False)
         del self._desks[name]

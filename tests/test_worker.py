@@ -1,0 +1,256 @@
+"""The worker: order of events, back-pressure, turns, commands between chunks, failures, freeing."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from cf_app.engine.engine import Engine
+from cf_app.engine.messages import (
+    Applied,
+    ChunkReady,
+    Ended,
+    Event,
+    Failed,
+    Pause,
+    Pin,
+    Play,
+    Resume,
+    SetMemory,
+    SetPrompt,
+    SetSeed,
+    StateChanged,
+    Stop,
+)
+from cf_app.engine.timeline import PromptCue, Timeline
+from cf_app.engine.timeline_markers import EndMark, PauseMark, SeedMark
+from cf_app.engine.worker import Worker
+from tests.tiny import tiny_engine
+
+RED, BLUE = "a red ball hops", "a blue star floats"
+PATIENCE = 60.0
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return tiny_engine()
+
+
+@pytest.fixture(params=[True, False], ids=["overlap", "one thread"])
+def worker(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Worker]:
+    worker = Worker(engine, buffer_chunks=2, overlap=request.param)
+    yield worker
+    worker.shutdown()
+
+
+def following(worker: Worker, session: str) -> Event:
+    event = worker.events(session, PATIENCE)
+    assert event is not None
+    return event
+
+
+def chunks_of(worker: Worker, session: str, count: int) -> list[ChunkReady]:
+    """The next chunks; whatever else comes is skipped."""
+    found: list[ChunkReady] = []
+    while len(found) < count:
+        event = following(worker, session)
+        if isinstance(event, ChunkReady):
+            found.append(event)
+    return found
+
+
+def until(worker: Worker, session: str, kind: type) -> list[Event]:
+    events = [following(worker, session)]
+    while not isinstance(events[-1], kind):
+        events.append(following(worker, session))
+    return events
+
+
+def wait_for(condition: object) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_whole_life(worker: Worker, engine: Engine) -> None:
+    session = worker.open(RED, 3, chunks=5)
+    assert worker.state(session).state == "paused" and worker.sessions() == [session]
+    assert worker.events(session, 0.01) is None
+    assert worker.send(session, Play()) == 0
+    events = until(worker, session, Ended)
+    assert events[:2] == [Applied(session, Play(), 0), StateChanged(session, "playing")]
+    assert events[-2:] == [StateChanged(session, "stopped"), Ended(session, "finished")]
+    expected = engine.new_session(RED, 3).stream(chunks=5)
+    for event, chunk in zip(events[2:-2], expected, strict=True):
+        assert isinstance(event, ChunkReady) and np.array_equal(event.frames, chunk.frames)
+    assert worker.events(session, PATIENCE) is None
+    assert [snapshot.chunk for snapshot in worker.history(session)] == list(range(5))
+    with pytest.raises(ValueError, match="ended"):
+        worker.send(session, Play())
+    worker.close(session)
+    wait_for(lambda: not worker.sessions())
+
+
+def test_a_slow_reader_makes_the_worker_wait(worker: Worker) -> None:
+    session = worker.open(RED)
+    worker.send(session, Play())
+    wait_for(lambda: worker.state(session).queued == 2)
+    time.sleep(0.1)
+    assert worker.state(session).queued == 2 and worker.state(session).chunk == 2
+    assert [chunk.chunk for chunk in chunks_of(worker, session, 6)] == list(range(6))
+
+
+def test_commands_apply_between_chunks(worker: Worker) -> None:
+    session = worker.open(RED, 1)
+    worker.send(session, Play())
+    wait_for(lambda: worker.state(session).queued == 2)
+    at = worker.send(session, SetPrompt(BLUE))
+    worker.send(session, SetSeed(77))
+    later = worker.send(session, SetPrompt(RED, at_chunk=at + 2))
+    assert (at, later) == (2, 4)
+    events = [following(worker, session)]
+    while not (isinstance(events[-1], ChunkReady) and events[-1].chunk == 5):
+        events.append(following(worker, session))
+    chunks = [event for event in events if isinstance(event, ChunkReady)]
+    assert [chunk.prompt for chunk in chunks] == [RED, RED, BLUE, BLUE, RED, RED]
+    assert [chunk.seed for chunk in chunks] == [1, 1, 77, 77, 77, 77]
+    places = {type(event.command).__name__: events.index(event) for event in events if isinstance(event, Applied)}
+    assert places["SetSeed"] < events.index(chunks[2])
+
+
+def test_pause_and_resume(worker: Worker) -> None:
+    session = worker.open(RED)
+    worker.send(session, Play())
+    first = chunks_of(worker, session, 3)
+    worker.send(session, Pause())
+    events = until(worker, session, StateChanged)
+    assert events[-1] == StateChanged(session, "paused")
+    first += [event for event in events if isinstance(event, ChunkReady)]
+    assert worker.events(session, 0.1) is None
+    worker.send(session, Resume())
+    first += chunks_of(worker, session, 3)
+    assert [chunk.chunk for chunk in first] == list(range(len(first)))
+    worker.send(session, Stop())
+    assert until(worker, session, Ended)[-1] == Ended(session, "stopped")
+
+
+def test_bad_commands_are_refused_at_once(worker: Worker) -> None:
+    session = worker.open(RED)
+    worker.send(session, Play())
+    chunks_of(worker, session, 3)
+    bad = [
+        SetPrompt(""),
+        SetPrompt(BLUE, at_chunk=0),
+        SetPrompt(BLUE, memory="forget"),
+        SetSeed(-1),
+        SetMemory({"tau": 7}),
+        SetMemory({"policy": "magic"}),
+        SetMemory({"switch": "maybe"}),
+        Pin(4000),
+        "play",
+    ]
+    for command in bad:
+        with pytest.raises(ValueError) as caught:
+            worker.send(session, command)  # type: ignore[arg-type]
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="no session"):
+        worker.send("nobody", Play())
+    with pytest.raises(ValueError, match="empty"):
+        worker.open("   ")
+    assert not any(isinstance(event, Applied) for event in chunks_of(worker, session, 3))
+
+
+def test_sessions_take_turns_and_do_not_mix(worker: Worker, engine: Engine) -> None:
+    prompts = {worker.open(prompt, seed): (prompt, seed) for prompt, seed in ((RED, 1), (BLUE, 2), (RED, 3))}
+    results: dict[str, list[ChunkReady]] = {}
+
+    def read(name: str) -> None:
+        results[name] = chunks_of(worker, name, 5)
+
+    threads = [threading.Thread(target=read, args=(name,)) for name in prompts]
+    for name in prompts:
+        worker.send(name, Play())
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    for name, (prompt, seed) in prompts.items():
+        expected = list(engine.new_session(prompt, seed).stream(chunks=5))
+        assert all(np.array_equal(a.frames, b.frames) for a, b in zip(results[name], expected, strict=True))
+
+
+@pytest.mark.parametrize("stage", ["decode", "denoise"])
+def test_a_failure_pauses_and_can_be_repeated(stage: str, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = worker.engine
+    expected = list(engine.new_session(RED, 1).stream(chunks=6))
+    session = worker.open(RED, 1)
+    worker.send(session, Play())
+    got = chunks_of(worker, session, 2)
+
+    def broken(*arguments: object, **options: object) -> None:
+        raise RuntimeError("out of luck\nand more")
+
+    with monkeypatch.context() as patch:
+        part, name = (engine.vae, "decode") if stage == "decode" else (engine.transformer.proj_out, "forward")
+        patch.setattr(part, name, broken)
+        events = until(worker, session, Failed)
+        got += [event for event in events if isinstance(event, ChunkReady)]
+        assert events[-1] == Failed(session, "out of luck", fatal=False)
+        assert until(worker, session, StateChanged)[-1] == StateChanged(session, "paused")
+        wait_for(lambda: worker.state(session).state == "paused")
+    worker.send(session, Play())
+    got += chunks_of(worker, session, 6 - len(got))
+    assert all(np.array_equal(a.frames, b.frames) for a, b in zip(got, expected, strict=True))
+
+
+def test_markers(worker: Worker) -> None:
+    cues = (PromptCue.of(0, RED), PromptCue.of(3, BLUE))
+    timeline = Timeline(cues, (SeedMark(1, 9), PauseMark(2), EndMark(5)))
+    session = worker.open(timeline=timeline, seed=4)
+    worker.send(session, Play())
+    before = until(worker, session, StateChanged)
+    before += until(worker, session, StateChanged)
+    assert before[-1] == StateChanged(session, "paused")
+    assert [event.chunk for event in before if isinstance(event, ChunkReady)] == [0, 1]
+    worker.send(session, Resume())
+    after = until(worker, session, Ended)
+    chunks = [event for event in (*before, *after) if isinstance(event, ChunkReady)]
+    assert [chunk.prompt for chunk in chunks] == [RED, RED, RED, BLUE, BLUE]
+    assert [chunk.seed for chunk in chunks] == [4, 9, 9, 9, 9]
+    assert after[-1] == Ended(session, "finished")
+
+
+def test_closing_frees_the_memory(worker: Worker) -> None:
+    session = worker.open(RED)
+    worker.send(session, Play())
+    chunks_of(worker, session, 3)
+    kept = weakref.ref(worker._desks[session].session.memory)
+    worker.close(session)
+    assert until(worker, session, Ended)[-1] == Ended(session, "closed")
+    wait_for(lambda: not worker.sessions())
+
+    def gone() -> bool:
+        gc.collect()
+        return kept() is None
+
+    wait_for(gone)
+    with pytest.raises(ValueError, match="no session"):
+        worker.events(session, 0.01)
+
+
+def test_shutdown_ends_everything(engine: Engine) -> None:
+    worker = Worker(engine)
+    session = worker.open(RED)
+    worker.send(session, Play())
+    chunks_of(worker, session, 1)
+    worker.shutdown()
+    assert until(worker, session, Ended)[-1].reason == "closed"  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="shut down"):
+        worker.open(RED)
