@@ -72,6 +72,8 @@ def test_sizes_may_change_in_between(engine) -> None:
     latent = held(session, "slow", promoted=True)[-1]
     session.memory.evict(latent)
     session.memory.reconfigure(SlowFast(slow=6, tau=1.0))
+    assert latent in engine.step(session).snapshot.evicted
+    assert latent not in engine.step(session).snapshot.evicted
     session.memory.restore(latent)
     engine.step(session)
     assert latent in held(session, "slow")

@@ -107,7 +107,7 @@ class SlowFastMemory:
         cells = [Cell(new_write(), start + i, context.prompt, made_by) for i in range(self.frames)]
         similarities, promotes = self._decide(context)
         lanes = self._taken_in(context, cells, promotes)
-        removed, by_hand = undo.kept_aside(state.removed, self._source(state))
+        removed, by_hand = undo.news(undo.kept_aside(state.removed, self._source(state)))
         for layer, row in enumerate(lanes):
             self._store(context, layer, row, cells)
         held = _held(lanes)
@@ -247,7 +247,7 @@ class SlowFastMemory:
         lanes = self.state.lanes
         if any(rule.__dict__[name] != self.rule.__dict__[name] for name in ("sink", "slow", "fast", "timing")):
             lanes = tuple(map_layers(lambda row: conformed(rule, row, origin, pins), lanes))
-        removed, _ = undo.kept_aside(self.state.removed, self._source(self.state))
+        removed = undo.kept_aside(self.state.removed, self._source(self.state))
         if rule.slots != self.rule.slots:
             self.cache = self.cache.clone(rule.slots, [[cell.write for cell in row] for row in lanes])
         self.policy, self.rule = policy, rule

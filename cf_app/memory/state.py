@@ -36,10 +36,12 @@ class Removed:
     Attributes:
         cells: per layer (lane "sink" / "slow" / "fast", index in it, cell).
         contents: (layer, write id) -> keys and values on the CPU; None while they are still in the cache.
+        told: a report has named it.
     """
 
     cells: tuple[tuple[tuple[str, int, Cell], ...], ...]
     contents: Mapping[tuple[int, int], tuple[Tensor, Tensor]] | None = None
+    told: bool = False
 
 
 @dataclass(frozen=True, eq=False)

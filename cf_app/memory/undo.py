@@ -37,25 +37,24 @@ def lane_of(lanes: Lanes, name: str) -> tuple[Cell, ...]:
 
 def kept_aside(
     removed: Mapping[int, Removed], source: Callable[[int, int], tuple[Tensor, Tensor]]
-) -> tuple[dict[int, Removed], set[int]]:
-    """Copy contents out of the cache before a commit frees them.
+) -> dict[int, Removed]:
+    """The same with contents, copied out of the cache before that frees them."""
+    return {latent: replace(item, contents=_contents(item, source)) for latent, item in removed.items()}
 
-    Returns:
-        the same with contents, and the latent frames that were evicted since the last commit.
-    """
-    result: dict[int, Removed] = {}
-    fresh: set[int] = set()
-    for latent, item in removed.items():
-        if item.contents is None:
-            fresh.add(latent)
-            contents = {
-                (layer, cell.write): _to_cpu(source(layer, cell.write))
-                for layer, places in enumerate(item.cells)
-                for _, _, cell in places
-            }
-            item = replace(item, contents=contents)
-        result[latent] = item
-    return result, fresh
+
+def _contents(
+    item: Removed, source: Callable[[int, int], tuple[Tensor, Tensor]]
+) -> Mapping[tuple[int, int], tuple[Tensor, Tensor]]:
+    if item.contents is not None:
+        return item.contents
+    cells = ((layer, cell) for layer, places in enumerate(item.cells) for _, _, cell in places)
+    return {(layer, cell.write): _to_cpu(source(layer, cell.write)) for layer, cell in cells}
+
+
+def news(removed: Mapping[int, Removed]) -> tuple[dict[int, Removed], set[int]]:
+    """The same as told, and what had not been told yet."""
+    told = {latent: replace(item, told=True) for latent, item in removed.items()}
+    return told, {latent for latent, item in removed.items() if not item.told}
 
 
 def _to_cpu(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
