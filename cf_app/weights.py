@@ -13,16 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
-from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderModel
-from transformers.utils import logging as transformers_logging
 
 from cf_app.config import ModelConfig
 from cf_app.engine.engine import Engine
 from cf_app.engine.parts import VideoDecoder
-from cf_app.model.text_encoder import TextEncoder
+from cf_app.model import no_progress_bars
+from cf_app.model.causal_wan import WanTransformer3DModel
+from cf_app.model.text_encoder import AutoTokenizer, PreTrainedTokenizerBase, TextEncoder, UMT5EncoderModel
 from cf_app.model.vae import TinyVideoAutoencoder
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "weights"
@@ -94,8 +92,7 @@ def load_folder(folder: Path, device: torch.device, dtype: torch.dtype, *, quant
     if quant != "none":
         raise ValueError(f"quant is {quant!r}, expected none")
     config = read_config(folder)
-    for log in (diffusers_logging, transformers_logging):
-        log.disable_progress_bar()  # they show one bar per part, and each is gone in a blink
+    no_progress_bars()
     transformer = load_module(WanTransformer3DModel, folder / "transformer", dtype).to(device)
     vae = load_decoder(folder / "vae", device)
     encoder = load_module(UMT5EncoderModel, folder / "text_encoder", dtype).to(device)

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor
 
 from cf_app.config import SWITCH_MODES, Geometry, ModelConfig
@@ -32,7 +31,7 @@ from cf_app.memory.manager import SlowFastMemory
 from cf_app.memory.policy import Policy, check_policy, policy_from_dict
 from cf_app.memory.state import MemoryState
 from cf_app.model.attention import Attend, TextKV, WatchedContext, attend
-from cf_app.model.causal_wan import causal_forward, encode_text, make_causal, token_grid
+from cf_app.model.causal_wan import WanTransformer3DModel, causal_forward, encode_text, make_causal, token_grid
 from cf_app.model.text_encoder import PromptEncoder, mixed_states
 
 _CACHED_TEXTS = 4

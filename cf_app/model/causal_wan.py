@@ -181,3 +181,14 @@ def _unpatchify(transformer: WanTransformer3DModel, tokens: Tensor, like: Tensor
     _, patch_y, patch_x = transformer.config.patch_size
     x = tokens.reshape(batch, frames, height // patch_y, width // patch_x, patch_y, patch_x, -1)
     return x.permute(0, 6, 1, 2, 4, 3, 5).reshape(batch, -1, frames, height, width).to(like.dtype)
+
+
+__all__ = [
+    "WanTransformer3DModel",
+    "causal_forward",
+    "encode_text",
+    "is_causal",
+    "make_causal",
+    "token_grid",
+    "training_forward",
+]

@@ -90,9 +90,8 @@ def lora_state(content: Mapping[str, object]) -> State:
     inner = content.get("generator_lora", content)
     if not isinstance(inner, Mapping):
         raise ValueError("generator_lora is not a dictionary of tensors")
-    state = {
-        _stripped(key.removeprefix("base_model.model.")).replace(".default.", "."): value for key, value in inner.items()
-    }
+    prefix = "base_model.model."
+    state = {_stripped(key.removeprefix(prefix)).replace(".default.", "."): value for key, value in inner.items()}
     if not any(key.endswith(".lora_A.weight") for key in state):
         raise ValueError(f"no LoRA in the file, expected keys like <layer>.lora_A.weight, found {_few(state)}")
     return state

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderModel
 
 _CACHED_PROMPTS = 64
 
@@ -91,3 +91,14 @@ def slerp(start: Tensor, end: Tensor, weight: float) -> Tensor:
     near = torch.where(straight, torch.full_like(angle, 1 - weight), ((1 - weight) * angle).sin() / scale)
     far = torch.where(straight, torch.full_like(angle, weight), (weight * angle).sin() / scale)
     return (near * first + far * second).to(start.dtype)
+
+
+__all__ = [
+    "AutoTokenizer",
+    "PreTrainedTokenizerBase",
+    "PromptEncoder",
+    "TextEncoder",
+    "UMT5EncoderModel",
+    "mixed_states",
+    "slerp",
+]
