@@ -29,6 +29,7 @@ def load(
     device: str | None = None,
     dtype: str | None = None,
     quant: str = "none",
+    threads: int | None = None,
 ) -> Engine:
     """Load a model and return the engine that runs it.
 
@@ -37,6 +38,7 @@ def load(
         device: "cpu", "cuda", ... ; None takes a GPU where there is one.
         dtype: "float32" or "bfloat16" for the transformer; None takes what the device runs best.
         quant: quantization scheme, see ``python -m cf_app models``.
+        threads: CPU threads of an operation (of the whole process); None leaves half of the cores for decoding.
 
     Raises:
         ValueError: unknown model, missing or damaged files, unknown scheme; one line that says what to do.
@@ -44,4 +46,4 @@ def load(
     # Imported here so that the plain data of the package (messages, snapshots, timelines) stays usable without torch.
     from cf_app.weights import load_engine
 
-    return load_engine(model, device=device, dtype=dtype, quant=quant)
+    return load_engine(model, device=device, dtype=dtype, quant=quant, threads=threads)

@@ -8,6 +8,8 @@ converted released students have the same layout.
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,10 +37,12 @@ def load_engine(
     device: str | None = None,
     dtype: str | None = None,
     quant: str = "none",
+    threads: int | None = None,
 ) -> Engine:
     """See ``cf_app.load``."""
     place = pick_device(device)
     kind = pick_dtype(dtype, place)
+    set_threads(threads, place)
     return load_folder(find_folder(model), place, kind, quant=quant)
 
 
@@ -83,6 +87,32 @@ def pick_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
     return DTYPES[dtype]
 
 
+def set_threads(threads: int | None, device: torch.device) -> None:
+    """CPU threads of an operation. By default half of the cores on a CPU: the other half is for decoding meanwhile.
+
+    Raises:
+        ValueError: fewer than 1.
+    """
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads is {threads}, expected at least 1")
+    if threads is None and device.type == "cpu":
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        threads = max(1, cores // 2)
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def decoder_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """bfloat16 on CPUs that multiply it (twice as fast, 63 dB from float32), float32 on others; else ``dtype``."""
+    if device.type != "cpu":
+        return dtype
+    try:
+        fast = bool(torch.cpu.get_capabilities()["avx512_bf16"])
+    except (AttributeError, KeyError):  # older PyTorch, other processors
+        fast = False
+    return torch.bfloat16 if fast else torch.float32
+
+
 def load_folder(folder: Path, device: torch.device, dtype: torch.dtype, *, quant: str = "none") -> Engine:
     """An engine with the model in ``folder``.
 
@@ -94,7 +124,7 @@ def load_folder(folder: Path, device: torch.device, dtype: torch.dtype, *, quant
     config = read_config(folder)
     no_progress_bars()
     transformer = load_module(WanTransformer3DModel, folder / "transformer", dtype).to(device)
-    vae = load_decoder(folder / "vae", device)
+    vae = load_decoder(folder / "vae", device, decoder_dtype(device, dtype))
     encoder = load_module(UMT5EncoderModel, folder / "text_encoder", dtype).to(device)
     tokenizer = load_tokenizer(folder / "tokenizer")
     text = TextEncoder(encoder, tokenizer, config.text_length, device, dtype)
@@ -117,11 +147,11 @@ def read_config(folder: Path) -> ModelConfig:
         raise ValueError(f"{path}: {error}") from error
 
 
-def load_decoder(folder: Path, device: torch.device) -> VideoDecoder:
+def load_decoder(folder: Path, device: torch.device, dtype: torch.dtype) -> VideoDecoder:
     """The autoencoder, of the class that its config names."""
     name = _read_json(folder / "config.json").get("_class_name")
     if name == "TinyVideoAutoencoder":
-        vae = load_module(TinyVideoAutoencoder, folder, torch.float32).to(device)
+        vae = load_module(TinyVideoAutoencoder, folder, dtype).to(device)
         return vae.to(memory_format=torch.channels_last)
     raise ValueError(f"{folder / 'config.json'} names the class {name!r}, expected TinyVideoAutoencoder")
 

@@ -15,6 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+
 from cf_app.engine import commands
 from cf_app.engine.desk import Desk
 from cf_app.engine.engine import Engine
@@ -61,8 +63,10 @@ class Worker:
         self._turn: deque[str] = deque()
         self._wake = threading.Condition()
         self._stopping = False
-        self._pool = ThreadPoolExecutor(1, "cf-decode") if overlap else None
-        self._thread = threading.Thread(target=self._run, name="cf-worker", daemon=True)
+        # A new thread may not know how many threads PyTorch has been told to use.
+        threads = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(1, "cf-decode", torch.set_num_threads, (threads,)) if overlap else None
+        self._thread = threading.Thread(target=self._run, args=(threads,), name="cf-worker", daemon=True)
         self._thread.start()
 
     # For any thread
@@ -171,7 +175,8 @@ class Worker:
 
     # On the worker's thread, the condition held except where ``_unlocked`` lets go
 
-    def _run(self) -> None:
+    def _run(self, threads: int) -> None:
+        torch.set_num_threads(threads)
         with self._wake:
             while not self._stopping:
                 self._obey()
