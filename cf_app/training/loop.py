@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 
@@ -69,7 +70,7 @@ class Run:
     def __init__(self, accelerator: Accelerator, folder: Path, budget: Budget, save_minutes: float = 3.0) -> None:
         self.accelerator, self.folder, self.budget = accelerator, folder, budget
         self.step, self.seconds, self.save_seconds = 0, 0.0, save_minutes * 60
-        self._last = self._saved = time.monotonic()
+        self._saved = 0.0
         folder.mkdir(parents=True, exist_ok=True)
 
     def state_dict(self) -> dict[str, float]:
@@ -77,27 +78,30 @@ class Run:
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         self.step, self.seconds = int(state["step"]), state["seconds"]
+        self._saved = self.seconds
 
     def resume(self) -> bool:
         """Restores everything registered with the accelerator; False where there is nothing to resume."""
         if not (self.folder / "state").is_dir():
             return False
         self.accelerator.load_state(str(self.folder / "state"))
-        self._last = self._saved = time.monotonic()
         return True
 
     def save(self) -> None:
         """Writes the state beside the old one, then swaps: an interrupted save leaves the old state whole."""
         fresh, kept = self.folder / "state.new", self.folder / "state"
-        shutil.rmtree(fresh, ignore_errors=True)
+        if self.accelerator.is_main_process:
+            shutil.rmtree(fresh, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(fresh))
+        self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             shutil.rmtree(self.folder / "state.old", ignore_errors=True)
             if kept.exists():
                 os.replace(kept, self.folder / "state.old")
             os.replace(fresh, kept)
             shutil.rmtree(self.folder / "state.old", ignore_errors=True)
-        self._saved = time.monotonic()
+        self._saved = self.seconds
 
     @property
     def spent(self) -> float:
@@ -105,14 +109,20 @@ class Run:
 
     def steps(self) -> Iterator[int]:
         """Yields step numbers until the budget is spent; saves on the way and at the end."""
-        self._last = time.monotonic()
+        last = time.monotonic()
         while self.spent < 1:
             yield self.step
             now = time.monotonic()
-            self.step, self.seconds, self._last = self.step + 1, self.seconds + now - self._last, now
-            if now - self._saved > self.save_seconds:
+            self.step, self.seconds, last = self.step + 1, self.seconds + self._agreed(now - last), now
+            if self.seconds - self._saved > self.save_seconds:
                 self.save()
         self.save()
+
+    def _agreed(self, seconds: float) -> float:
+        """The main process's clock, so that all of them stop and save at the same step."""
+        if self.accelerator.num_processes == 1:
+            return seconds
+        return float(broadcast(torch.tensor([seconds], device=self.accelerator.device))[0])
 
     def schedule(self, optimizers: list[torch.optim.Optimizer], peaks: list[float], decay: float = 0.4) -> None:
         factor = learning_rate_factor(self.spent, decay=decay)

@@ -78,5 +78,6 @@ def train_pictures(data: Path, folder: Path, config: PictureTraining) -> Student
         if step % 100 == 0:
             videos.refresh()
     ema.copy_to(student)
-    student.save(folder / "student")
+    if accelerator.is_main_process:
+        student.save(folder / "student")
     return student

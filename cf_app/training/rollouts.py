@@ -34,15 +34,15 @@ class RolloutTraining:
     """`videos` rolled out together, `copies` noise levels for each chunk, `pictures` first chunks beside them."""
 
     budget: Budget
-    videos: int = 10
+    videos: int = 6
     copies: int = 2
-    pictures: int = 6
+    pictures: int = 12
     drop: float = 0.1
     focus: float = 0.7
     recycle: float = 0.5
     muon_rate: float = 3e-3
     adam_rate: float = 6e-4
-    ema: float = 0.998
+    ema: float = 0.997
     seed: int = 0
 
 
@@ -181,15 +181,21 @@ def train_rollouts(data: Path, start: Path, folder: Path, config: RolloutTrainin
         residual = (predicted_x0(noisy, flow.detach(), sigma) - x0)[sigma < .75]
         bank.extend(residual.half().unbind(0))
         if step % 20 == 0:
-            run.log(chunk=float(rollout.chunk), loss=loss.detach(), pure_noise=errors[sigma > .95].mean(),
-                    last_level=errors[sigma < .5].mean(), picture=picture, norm=norm)
+            run.log(chunk=float(rollout.chunk), loss=loss.detach(), high_noise=_mean(errors[sigma > .8]),
+                    low_noise=_mean(errors[sigma < .5]), picture=picture, norm=norm)
         rollout.advance()
         if rollout.chunk == rollout.chunks:
             videos.refresh()
             rollout = start_rollout(videos, config, rng, accelerator.device)
     ema.copy_to(student)
-    student.save(folder / "student")
+    if accelerator.is_main_process:
+        student.save(folder / "student")
     return student
+
+
+def _mean(values: Tensor) -> float:
+    """-1 where there is none: JSON has no NaN."""
+    return float(values.mean()) if len(values) else -1.0
 
 
 def _picture_loss(model: torch.nn.Module, videos: LatentVideos, config: RolloutTraining, rng: random.Random,

@@ -1,0 +1,140 @@
+"""Training: losses that point the right way, rollouts that read what the memory reads, and all stages end to end."""
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from cf_app.__main__ import main
+from cf_app.memory.policy import SlowFast
+from cf_app.training.loop import Budget, Ema, Run, learning_rate_factor
+from cf_app.training.losses import flow_matching, noised, predicted_x0, sample_sigmas, shifted
+from cf_app.training.muon import Muon, orthogonalise, split_parameters
+from cf_app.training.rollouts import Rollout, recycle_errors, rollout_flow
+from cf_app.training.student import Student, student_levels
+
+
+def test_the_true_flow_leads_back_to_the_clean_latents() -> None:
+    x0, noise, sigma = torch.randn(4, 2, 3), torch.randn(4, 2, 3), torch.tensor([0.1, 0.4, 0.9, 1.0])
+    x = noised(x0, noise, sigma)
+    torch.testing.assert_close(predicted_x0(x, noise - x0, sigma), x0)
+    assert float(flow_matching(noise - x0, x0, noise)) == 0
+
+
+def test_flow_matching_pulls_a_constant_flow_to_the_mean_of_noise_minus_data() -> None:
+    x0 = torch.full((256, 4), 3.0)
+    noise = torch.randn(256, 4)
+    flow = torch.zeros(4, requires_grad=True)
+    optimizer = torch.optim.SGD([flow], 1.0)
+    for _ in range(50):
+        optimizer.zero_grad()
+        flow_matching(flow.expand(256, 4), x0, noise).backward()
+        optimizer.step()
+    torch.testing.assert_close(flow.detach(), (noise - x0).mean(0), atol=1e-3, rtol=0)
+
+
+def test_noise_levels_follow_shift_and_focus() -> None:
+    assert student_levels(5.0) == pytest.approx((1.0, 0.9375, 0.8333333, 0.625))
+    assert shifted(torch.tensor([0.0, 0.5, 1.0]), 3.0).tolist() == pytest.approx([0, 0.75, 1])
+    levels = torch.tensor(student_levels())
+    focused = sample_sigmas(200, 2.0, student_levels(), 1.0)
+    assert torch.isin(focused, levels).all()
+    spread = sample_sigmas(200, 2.0, student_levels(), 0.0)
+    assert 0 < float(spread.min()) < 0.2
+    assert float(spread.max()) <= 1
+
+
+def test_muon_steps_along_the_orthogonalised_gradient() -> None:
+    matrix = torch.randn(8, 24)
+    near = orthogonalise(matrix)
+    assert torch.linalg.svdvals(near.float()).sub(1).abs().max() < 0.4
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 2))
+    matrices, rest = split_parameters(model, ("2.",))
+    assert [p.ndim for p in matrices] == [4]
+    assert len(rest) == 3
+    target = torch.randn(8, 3, 3, 3)
+    kernel = nn.Parameter(torch.zeros(8, 3, 3, 3))
+    optimizer = Muon([kernel], lr=0.05)
+    first = float((kernel - target).square().mean())
+    for _ in range(80):
+        optimizer.zero_grad()
+        (kernel - target).square().mean().backward()
+        optimizer.step()
+    assert float((kernel - target).square().mean()) < first / 4
+
+
+def test_recycled_errors_come_from_the_bank_with_their_probability() -> None:
+    x, bank = torch.zeros(400, 2), [torch.ones(2), -torch.ones(2)]
+    assert torch.equal(recycle_errors(x, [], 1.0, random.Random(0)), x)
+    hit = recycle_errors(x, bank, 0.25, random.Random(0)).abs().amax(1)
+    assert set(hit.tolist()) == {0.0, 1.0}
+    assert 0.15 < float(hit.mean()) < 0.35
+
+
+def test_a_budget_shapes_the_learning_rate_and_a_run_resumes(tmp_path: Path) -> None:
+    assert learning_rate_factor(0.0) == 0
+    assert learning_rate_factor(0.3) == 1
+    assert learning_rate_factor(0.9) == pytest.approx(0.25)
+
+    def train(steps: int) -> tuple[Run, Ema, nn.Linear]:
+        accelerator, model = Accelerator(cpu=True), nn.Linear(2, 2)
+        run, ema = Run(accelerator, tmp_path, Budget(steps=steps)), Ema(model, 0.9)
+        prepared = accelerator.prepare(model)
+        accelerator.register_for_checkpointing(run, ema)
+        run.resume()
+        for _ in run.steps():
+            with torch.no_grad():
+                model.weight.add_(1)
+            ema.update(model)
+        assert prepared is not None
+        return run, ema, model
+
+    first, _, before = train(3)
+    assert first.step == 3
+    second, ema, after = train(5)
+    assert second.step == 5
+    assert ema.count == 5
+    torch.testing.assert_close(after.weight, before.weight + 2)
+
+
+def test_a_rollout_reads_what_the_memory_of_its_policy_reads() -> None:
+    """The later chunk's flow depends on the clean pass before it, carries its gradient, and never sees the future."""
+    torch.manual_seed(0)
+    student = Student.embedded()
+    nn.init.normal_(student.transformer.proj_out.weight, std=0.02)
+    latents = torch.randn(2, 16, 9 * 3, 4, 4)
+    rollout = Rollout(latents, [["a red ball"] * 9] * 2, [True] * 9, SlowFast())
+    for chunk in range(8):
+        clean = rollout.truth(chunk - 1).requires_grad_() if chunk else None
+        noisy = torch.randn(4, 16, 3, 4, 4)
+        flow = rollout_flow(student, rollout, clean, noisy, torch.full((4,), 0.5))
+        assert flow.shape == noisy.shape
+        if clean is not None:
+            gradient, = torch.autograd.grad(flow.square().sum(), clean)
+            assert float(gradient.abs().sum()) > 0
+        rollout.advance()
+    assert set(rollout.stored) == {read.cell.latent for reads, _ in rollout.plan[7:9] for read in reads} - {21, 22, 23}
+
+
+def test_every_stage_runs_small_and_the_student_generates(tmp_path: Path) -> None:
+    out, target = str(tmp_path / "run"), tmp_path / "weights"
+    common = ["--out", out, "--threads", "1"]
+    for stage, extra in (("autoencoder", ["--steps", "2"]), ("data", ["--videos", "1"]), ("pictures", ["--steps", "2"]),
+                         ("rollouts", ["--steps", "3"]), ("export", ["--target", str(target)])):
+        assert main(["train", stage, *common, *extra]) == 0
+    lines = (tmp_path / "run" / "rollouts" / "log.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["loss"] > 0
+    clip = tmp_path / "clip.mp4"
+    arguments = ["generate", "--model", str(target), "--prompt", "a red ball", "--seconds", "0.7", "--out", str(clip)]
+    assert main(arguments) == 0
+    assert clip.stat().st_size > 0
+
+
+def test_a_stage_without_its_forerunner_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "data", "--out", str(tmp_path)]) == 2
+    assert "train it first (python -m cf_app train autoencoder)" in capsys.readouterr().err
