@@ -17,6 +17,7 @@ COMMANDS = {
     "generate": ("cf_app.generate", "make a video and write it as MP4"),
     "models": ("cf_app.models", "list the models that can be used"),
     "train": ("cf_app.training.cli", "train the embedded model, stage by stage"),
+    "evaluate": ("cf_app.evaluation.cli", "read back from the pixels whether prompts are followed"),
     "benchmark": ("cf_app.evaluation.benchmark", "measure speed, start and playback on this machine"),
 }
 

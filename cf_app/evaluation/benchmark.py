@@ -112,7 +112,7 @@ def endurance(engine, chunks: int, progress: Callable) -> dict[str, object]:
         engine.step(session)
         times.append(time.perf_counter() - before)
         memory.append(resident_mb())
-    early, late = statistics.median(times[20:40]), statistics.median(times[590:610])
+    early, late = statistics.median(times[20:40]), statistics.median(times[-20:])
     return {"late_over_early": late / early, "memory_growth_mb": memory[-1] - memory[30], "resident_mb": memory[-1]}
 
 
