@@ -6,9 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from cf_app.config import Geometry
 from cf_app.engine import timeline_io
 from cf_app.engine.timeline import Timeline
 from cf_app.export import Mp4Writer
+from cf_app.memory.policy import POLICIES, policy_from_dict
 
 DEFAULT_SECONDS = 20.0
 
@@ -22,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("clip.mp4"), help="file to write (default: %(default)s)")
     parser.add_argument("--model", help="folder or name of a model (default: the one that comes along)")
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
+    parser.add_argument("--policy", choices=list(POLICIES), help="what is remembered (default: the model's own)")
     parser.add_argument("--quant", default="none", help="quantization of the weights (default: %(default)s)")
 
 
@@ -33,17 +36,19 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--out is {str(arguments.out)!r}, expected a name that ends in .mp4")
     if not arguments.out.resolve().parent.is_dir():
         raise ValueError(f"--out: the folder {arguments.out.resolve().parent} does not exist, make it first")
+    plan = None if arguments.prompt is None else Timeline.single(arguments.prompt)
+    policy = None if arguments.policy is None else policy_from_dict({"policy": arguments.policy})
     from tqdm import tqdm
 
     import cf_app
 
     engine = cf_app.load(arguments.model, device=arguments.device, quant=arguments.quant)
-    timeline = _timeline(arguments, engine.geometry.chunk_seconds)
-    chunks = _chunks(arguments, timeline, engine.geometry)
+    timeline = _read(arguments.timeline, engine.geometry.chunk_seconds) if plan is None else plan
+    chunks = _chunks(arguments.seconds, timeline, engine.geometry)
     unknown = sorted({word for cue in timeline.cues for part in cue.parts for word in engine.unknown_words(part[0])})
     if unknown:
         sys.stderr.write(f"words that this model does not know: {', '.join(unknown)}\n")
-    session = engine.new_session(timeline=timeline, seed=arguments.seed)
+    session = engine.new_session(timeline=timeline, seed=arguments.seed, policy=policy)
     stream = session.stream(chunks=chunks)
     with Mp4Writer(arguments.out, engine.geometry.fps) as video:
         for chunk in tqdm(stream, total=chunks, unit="chunk", desc=engine.title):
@@ -52,21 +57,16 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _timeline(arguments: argparse.Namespace, chunk_seconds: float) -> Timeline:
-    if arguments.prompt is not None:
-        return Timeline.single(arguments.prompt)
+def _read(path: Path, chunk_seconds: float) -> Timeline:
     try:
-        text = arguments.timeline.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--timeline {arguments.timeline} can not be read: {error}") from error
+        raise ValueError(f"--timeline {path} can not be read: {error}") from error
     return timeline_io.read(text, chunk_seconds)
 
 
-def _chunks(arguments: argparse.Namespace, timeline: Timeline, geometry: object) -> int:
-    from cf_app.config import Geometry
-
-    assert isinstance(geometry, Geometry)
-    if arguments.seconds is None and timeline.end is not None:
+def _chunks(seconds: float | None, timeline: Timeline, geometry: Geometry) -> int:
+    if seconds is None and timeline.end is not None:
         return timeline.end
-    wanted = geometry.chunks_for(DEFAULT_SECONDS if arguments.seconds is None else arguments.seconds)
+    wanted = geometry.chunks_for(DEFAULT_SECONDS if seconds is None else seconds)
     return wanted if timeline.end is None else min(wanted, timeline.end)
