@@ -7,18 +7,20 @@ const toast = root.querySelector(".mm-toast");
 const tabs = [...root.querySelectorAll("[role=tab]")];
 const exports = ["json", "csv", "png", "kv"].map((name) => root.querySelector(`[data-do=${name}]`));
 
-const card = new cf.MemoryCard(root, { act });
-const lanes = new cf.MemoryLanes(root, { open, act });
-const layers = new cf.MemoryLayers(root);
-const look = new cf.MemoryLook(root);
-const policy = new cf.MemoryPolicy(root, setup.policies, setup.own);
-policy.told = (text) => say(text);
-cf.memoryTips(root);
-
 let drawn = -1; // chunk that the lanes show
 let visible = true;
 let stale = true; // something came while nobody looked
 let toasted = 0;
+
+const card = new cf.MemoryCard(root, { act });
+const lanes = new cf.MemoryLanes(root, { open, act });
+const layers = new cf.MemoryLayers(root);
+const look = new cf.MemoryLook(root);
+const strip = new cf.MemoryStrip(root, () => visible && !store.folded && !document.hidden);
+const policy = new cf.MemoryPolicy(root, setup.policies, setup.own);
+policy.told = (text) => say(text);
+cf.memoryTips(root);
+
 
 // What is shown
 
@@ -94,67 +96,6 @@ function ghosts(record) {
   );
 }
 
-// The strip of all chunks: brightness is surprisal, the line below the prompt
-
-const strip = root.querySelector(".mm-strip");
-const stripHead = root.querySelector(".mm-strip-head");
-
-function drawStrip() {
-  if (!visible || store.folded || document.hidden) return;
-  const canvas = strip.querySelector("canvas");
-  const [width, height] = [strip.clientWidth, strip.clientHeight];
-  const density = window.devicePixelRatio || 1;
-  Object.assign(canvas, { width: Math.round(width * density), height: Math.round(height * density) });
-  const pen = canvas.getContext("2d");
-  pen.scale(density, density);
-  const style = getComputedStyle(root);
-  const colors = Array.from({ length: 10 }, (_, number) => style.getPropertyValue(`--cf-p${number}`));
-  const count = (store.newest?.chunk ?? -1) + 1;
-  store.lines.forEach((line, index) => {
-    const next = store.lines[index + 1]?.chunk ?? count;
-    const [x, wide] = [(width * line.chunk) / count, (width * (next - line.chunk)) / count];
-    pen.fillStyle = style.getPropertyValue("--cf-text");
-    pen.globalAlpha = 0.07 + 0.8 * cf.brightness(line.surprisal, line.tau);
-    pen.fillRect(x, 0, Math.max(0.5, wide - (wide > 3 ? 1 : 0)), height - 4);
-    pen.globalAlpha = 1;
-    pen.fillStyle = colors[cf.color(line.prompt)];
-    pen.fillRect(x, height - 3, wide + 0.5, 3);
-  });
-  head(count);
-}
-
-function head(count = (store.newest?.chunk ?? -1) + 1) {
-  const at = store.shown;
-  stripHead.hidden = at < 0;
-  stripHead.style.left = `${(100 * (at + 0.5)) / Math.max(1, count)}%`;
-  strip.ariaValueMax = String(Math.max(0, count - 1));
-  strip.ariaValueNow = String(Math.max(0, at));
-  const record = store.current;
-  strip.ariaValueText = record ? `chunk ${at}, ${cf.clock(record.start)}${store.live ? ", live" : ""}` : "nothing yet";
-  const kept = !record || record.chunk === at;
-  root.querySelector(".mm-when").title = kept ? "" : `Older snapshots are thinned out; this is the memory after chunk ${record.chunk}`;
-}
-
-const stripTo = (event) => {
-  const box = strip.getBoundingClientRect();
-  const count = (store.newest?.chunk ?? -1) + 1;
-  const chunk = Math.floor((count * (event.clientX - box.left)) / box.width);
-  if (count) cf.emit("seek", { chunk: Math.min(count - 1, Math.max(0, chunk)) });
-};
-strip.addEventListener("pointerdown", (event) => {
-  strip.setPointerCapture(event.pointerId);
-  stripTo(event);
-});
-strip.addEventListener("pointermove", (event) => strip.hasPointerCapture(event.pointerId) && stripTo(event));
-strip.addEventListener("keydown", (event) => {
-  const by = { ArrowLeft: -1, ArrowRight: 1, ArrowDown: -1, ArrowUp: 1, PageUp: 10, PageDown: -10 }[event.key];
-  if (by && store.shown >= 0) cf.emit("seek", { chunk: Math.min(store.newest.chunk, Math.max(0, store.shown + by)) });
-  else if (event.key === "Home") cf.emit("seek", { chunk: 0 });
-  else if (event.key === "End") cf.emit("live");
-  else return;
-  event.preventDefault();
-});
-
 // What can be done
 
 function open(entry, cell) {
@@ -215,7 +156,7 @@ function drawLog() {
   const items = store.log.slice(-60).reverse().map((done) => {
     const item = document.createElement("li");
     const where = Object.assign(document.createElement("button"), { type: "button", className: "mm-at", textContent: `chunk ${done.chunk}`, title: "Go there" });
-    where.addEventListener("click", () => cf.emit("seek", { chunk: Math.min(done.chunk, store.newest?.chunk ?? 0) }));
+    where.addEventListener("click", () => store.seek(Math.min(done.chunk, store.newest?.chunk ?? 0)));
     item.append(where, Object.assign(document.createElement("span"), { textContent: SAYS[done.kind](done) }));
     const last = !later.has(subject(done));
     later.add(subject(done));
@@ -280,13 +221,14 @@ store.listen((what) => {
     card.close();
     look.reset();
     policy.fill(setup.own, false);
+    root.querySelector(".mm-api").replaceChildren("For programs: /memory_history with run ", Object.assign(document.createElement("code"), { textContent: store.run.run }));
     drawLog();
     say("");
   }
   if (what === "chunk") {
     policy.show(store.newest.snapshot.settings);
     card.update();
-    drawStrip();
+    strip.draw();
     for (const button of exports) button.disabled = false;
   }
   if (what === "log") drawLog();
@@ -295,29 +237,27 @@ store.listen((what) => {
     const fold = root.querySelector(".mm-fold");
     fold.ariaExpanded = String(!store.folded);
     fold.ariaLabel = fold.title = store.folded ? "Show the memory panel" : "Hide the memory panel";
-    drawStrip();
+    strip.draw();
   }
-  if (what === "shown") head();
+  if (what === "shown") strip.head();
   root.classList.toggle("mm-past", !store.live);
   root.querySelector(".mm-live").ariaPressed = String(store.live);
   if (["run", "shown", "layer", "what", "folded"].includes(what)) show();
 });
 
-new IntersectionObserver(([entry]) => {
-  visible = entry.isIntersecting;
+new IntersectionObserver((entries) => {
+  visible = entries[entries.length - 1].isIntersecting;
   if (visible && stale) catchUp();
 }).observe(root);
 document.addEventListener("visibilitychange", () => stale && catchUp());
-new ResizeObserver(drawStrip).observe(strip);
-new MutationObserver(drawStrip).observe(document.documentElement, { attributeFilter: ["data-cf-theme"] });
 function catchUp() {
   drawn = -1;
   show();
-  drawStrip();
+  strip.draw();
 }
 
 if (matchMedia("(min-width: 1024px)").matches) tab(tabs[0]);
 root.querySelector(".mm-bound").textContent = cf.memoryBounds;
 drawLog();
 show();
-drawStrip();
+strip.draw();

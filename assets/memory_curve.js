@@ -102,8 +102,9 @@
       this.bars(pen, lines, x, view, style);
       this.threshold(pen, lines, x, view, style);
       this.marks(lines, x, view);
-      this.handle.style.top = `${this.y(1 - this.tau, height)}px`;
-      if (this.what !== null) this.ghost.style.top = `${this.y(1 - this.what, height)}px`;
+      const within = (tau) => `${Math.min(height - 9, Math.max(9, this.y(1 - tau, height)))}px`; // it can always be grabbed
+      this.handle.style.top = within(this.tau);
+      if (this.what !== null) this.ghost.style.top = within(this.what);
       const near = this.what !== null && Math.abs(this.y(1 - this.tau, height) - this.y(1 - this.what, height)) < 18;
       this.ghost.classList.toggle("mc-aside", near);
     }

@@ -38,12 +38,12 @@
     /** Shows a record as all layers have it, or one; `glide`: it follows on what is shown. */
     show(record, layer, glide) {
       const before = new Map([...this.cells].map(([key, cell]) => [key, cell.getBoundingClientRect()]));
-      const gone = new Map(this.cells);
+      const all = Object.fromEntries(LANES.map((lane) => [lane, this.store.entries(record.snapshot, lane, layer)]));
+      const kept = Object.fromEntries(LANES.map((lane) => [lane, this.most(all[lane], record.snapshot[lane])]));
+      const gone = this.drop(new Set(LANES.flatMap((lane) => kept[lane].map((entry) => `${lane}:${entry.latent}`))));
       const fresh = [];
       for (const lane of LANES) {
-        const all = this.store.entries(record.snapshot, lane, layer);
-        const entries = this.most(all, record.snapshot[lane]);
-        entries.forEach((entry, index) => {
+        kept[lane].forEach((entry, index) => {
           const key = `${lane}:${entry.latent}`;
           let cell = this.cells.get(key);
           if (!cell) {
@@ -51,19 +51,26 @@
             this.cells.set(key, cell);
             fresh.push([key, cell]);
           }
-          gone.delete(key);
           this.fill(cell, entry, record, layer);
           this.place(lane, index, cell);
         });
-        this.pad(lane, entries.length, record.snapshot[lane]);
+        this.pad(lane, kept[lane].length, record.snapshot[lane]);
         this.lanes[lane].section.hidden = record.snapshot[lane] === 0;
-        const say = this.says(lane, entries, all, record.snapshot);
+        const say = this.says(lane, kept[lane], all[lane], record.snapshot);
         if (this.lanes[lane].count.textContent !== say) this.lanes[lane].count.textContent = say;
       }
-      for (const key of gone.keys()) this.cells.delete(key);
-      for (const cell of gone.values()) cell.remove();
       this.roving();
       if (glide) this.move(before, gone, fresh);
+    }
+
+    /** Takes out all cells but those of `keys`; returns them. */
+    drop(keys) {
+      const gone = new Map([...this.cells].filter(([key]) => !keys.has(key)));
+      for (const [key, cell] of gone) {
+        this.cells.delete(key);
+        cell.remove();
+      }
+      return gone;
     }
 
     /** Where layers decide alone they hold more latent frames than there are slots: those that most layers hold, and pinned ones. */
@@ -98,17 +105,13 @@
     /** Empty slots behind the entries, up to the size of the lane. */
     pad(lane, held, size) {
       const { slots } = this.lanes[lane];
-      const wanted = Math.max(held, size);
-      while (slots.children.length > wanted) slots.lastElementChild.remove();
-      while (slots.children.length < wanted) {
+      while (slots.children.length > Math.max(held, size)) slots.lastElementChild.remove(); // blanks are behind
+      while (slots.children.length < size) {
         const blank = document.createElement("span");
         blank.className = "mm-cell mm-blank";
-        blank.innerHTML = '<span class="mm-pic"></span>';
+        blank.innerHTML = '<span class="mm-pic"></span><span class="mm-t">\u00a0</span><span class="mm-s"></span>'; // as high as a full one
         slots.append(blank);
       }
-      // An entry that came after blanks: blanks go to the end.
-      for (const blank of [...slots.querySelectorAll(":scope > .mm-blank")]) slots.append(blank);
-      while (slots.children.length > wanted) slots.lastElementChild.remove();
     }
 
     cell(entry) {

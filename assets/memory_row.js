@@ -7,7 +7,7 @@ const what = root.querySelector("[data-pick=what]");
 
 const curve = new cf.MemoryCurve(root, {
   tau: setTau,
-  seek: (chunk) => cf.emit("seek", { chunk }),
+  seek: (chunk) => store.seek(chunk),
   preview(tau) {
     what.checked = tau !== null;
     store.set("what", tau);

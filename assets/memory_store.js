@@ -129,6 +129,11 @@
     get current() {
       return this.shown < 0 ? undefined : this.at(this.shown);
     }
+    /** Brings a chunk on screen: its first picture, for which half a picture later is a safe place to point at. */
+    seek(chunk) {
+      const line = this.line(chunk);
+      cf.emit("seek", line ? { time: line.start + 0.5 / this.run.fps_played } : { chunk });
+    }
     /** Lines of chunks from..to. */
     between(from, to) {
       return this.lines.slice(Math.max(0, last(this.lines, from - 1) + 1), last(this.lines, to) + 1);

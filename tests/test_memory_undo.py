@@ -56,6 +56,18 @@ def test_an_eviction_taken_back_later_brings_the_same_contents(engine) -> None:
     assert torch.equal(memory.cache.read(1, write)[0], key)
 
 
+def test_what_was_brought_back_is_in_the_file_of_the_session(engine, tmp_path) -> None:
+    session = filled(engine)
+    latent = held(session, "slow", promoted=True)[-1]
+    session.memory.evict(latent)
+    engine.step(session)
+    session.memory.restore(latent)
+    session.save(tmp_path / "session.safetensors")
+    again = engine.load_session(tmp_path / "session.safetensors")
+    assert np.array_equal(engine.step(session).frames, engine.step(again).frames)
+    assert latent in held(again, "slow")
+
+
 def test_a_full_slow_memory_lets_the_next_one_go_for_it(engine) -> None:
     session = filled(engine, slow=3, chunks=8)
     first, _, third = held(session, "slow")

@@ -24,6 +24,7 @@ SCRIPTS = (
     "memory_store.js",
     "memory_tips.js",
     "memory_lanes.js",
+    "memory_strip.js",
     "memory_curve.js",
     "memory_layers.js",
     "memory_policy.js",
