@@ -101,6 +101,7 @@ class KVCache:
         return other
 
 
+@lru_cache(maxsize=256)
 def pool_window(rows: int, columns: int, factor: int) -> tuple[int, int]:
     """Rows and columns of tokens to average for ``factor`` to one; the nearest lower factor that divides the grid."""
     for count in range(factor, 0, -1):

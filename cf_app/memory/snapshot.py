@@ -10,7 +10,7 @@ SNAPSHOT_VERSION = 1
 LANES = ("sink", "slow", "fast")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class EntryView:
     """One latent frame that the memory holds.
 

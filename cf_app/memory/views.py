@@ -5,7 +5,7 @@ from __future__ import annotations
 from cf_app.memory.lanes import Cell, eligible, read
 from cf_app.memory.policy import Policy, Rule, policy_to_dict
 from cf_app.memory.snapshot import LANES, EntryView, MemorySnapshot
-from cf_app.memory.state import MemoryState
+from cf_app.memory.state import MemoryState, map_layers
 
 
 def snapshot(
@@ -24,7 +24,7 @@ def snapshot(
         decision=rule.decision,
         layers=len(state.lanes),
         entries=_entries(rule, state, frames),
-        layer_slots=tuple(lanes.slots(rule) for lanes in state.lanes),
+        layer_slots=tuple(map_layers(lambda lanes: lanes.slots(rule), state.lanes)),
         similarities=similarities,
         similarity=sum(similarities) / len(similarities) if similarities else None,
         promoted=state.report.promoted,
