@@ -61,7 +61,7 @@ function now({ snapshot }) {
   const { similarity, tau } = snapshot;
   const box = root.querySelector(".mm-now");
   const value = similarity === null ? 0 : 1 - similarity;
-  const top = Math.max(2 * (1 - tau), 0.02);
+  const top = Math.max(2 * (1 - tau), 0.0005);
   box.style.setProperty("--at", `${Math.min(100, (100 * value) / top)}%`);
   box.style.setProperty("--tau", `${(100 * (1 - tau)) / top}%`);
   box.classList.toggle("mm-over", snapshot.promoted.length > 0);
@@ -81,7 +81,7 @@ function ghosts(record) {
   const lost = [...real].filter((latent) => !kept.has(latent)).length;
   const same = kept.size - others;
   const held = !lost && !others ? "just what is held" : [same ? `${same} of these` : "", others ? `${others} other${others > 1 ? "s" : ""}` : ""].filter(Boolean).join(" and ") || "nothing";
-  box.querySelector(".mm-ghost-say").textContent = `With \u03c4 ${store.what.toFixed(3)}: ${chunks.size} promotion${chunks.size === 1 ? "" : "s"}, would hold ${held}`;
+  box.querySelector(".mm-ghost-say").textContent = `With \u03c4 ${cf.tau(store.what)}: ${chunks.size} promotion${chunks.size === 1 ? "" : "s"}, would hold ${held}`;
   const row = box.querySelector(".mm-ghost-row");
   row.replaceChildren(
     ...[...kept].sort(([a], [b]) => a - b).map(([latent, layersOf]) => {

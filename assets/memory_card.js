@@ -88,7 +88,7 @@
       const facts = [
         ["Where", `${LANE[entry.lane]}, slot ${entry.slot}, as of chunk ${record.chunk}`],
         ["Made", `in chunk ${entry.chunk}, ${Math.max(0, record.end - this.seconds).toFixed(1)} s before the end of that`],
-        ["Surprisal", entry.surprisal === null ? (entry.lane === "slow" ? "was not promoted: it fills the slot until something is" : "not promoted") : `${entry.surprisal.toFixed(4)} at promotion (similarity ${(1 - entry.surprisal).toFixed(4)}, \u03c4 ${snapshot.tau})`],
+        ["Surprisal", entry.surprisal === null ? (entry.lane === "slow" ? "was not promoted: it fills the slot until something is" : "not promoted") : `${cf.short(entry.surprisal, 4)} at promotion (similarity ${cf.short(1 - entry.surprisal, 4)}, \u03c4 ${snapshot.tau})`],
         ["Position", `read at RoPE time index ${entry.position}`],
         ["Layers", `${entry.agreement} of ${snapshot.layers} hold it here`],
         ["Size", `${cf.bytesText(snapshot.bytes_held / slots)} of keys and values`],

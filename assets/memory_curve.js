@@ -1,7 +1,7 @@
 // Surprisal over time: a bar and a curve per chunk, the line of tau that is dragged, dots where something was promoted, rings where
 // another tau would have done so. It stands under the timeline and follows its axis (`cf:axis`); without one it has its own.
 (() => {
-  const STEPS = [0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1, 2]; // ceilings of the scale, and its grid
+  const STEPS = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1, 2]; // ceilings of the scale, and its grid
   const PAD = 26; // pixels above the highest bar, where the head stands
   const SVG = "http://www.w3.org/2000/svg";
 
@@ -74,9 +74,9 @@
     label(handle, value) {
       // As a slider it is a threshold of surprisal: up and right raise both the value and the line.
       handle.tau = value;
-      handle.ariaValueNow = (1 - value).toFixed(3);
-      handle.ariaValueText = `tau ${value.toFixed(3)}: promoted when surprisal is above ${(1 - value).toFixed(3)}`;
-      handle.querySelector("b").textContent = cf.short(value, 3).replace(/0$/, "");
+      handle.ariaValueNow = (1 - value).toFixed(4);
+      handle.ariaValueText = `tau ${value.toFixed(4)}: promoted when surprisal is above ${(1 - value).toFixed(4)}`;
+      handle.querySelector("b").textContent = cf.tau(value).replace(/^0\./, ".");
     }
 
     // Drawing
@@ -121,7 +121,7 @@
 
     /** A ceiling that fits what is in view and the threshold; it comes down only when there is much air. */
     rise(lines) {
-      const highest = Math.max(1.6 * (1 - this.tau), 1.6 * (1 - (this.what ?? 1)), ...lines.map((line) => line.surprisal ?? 0), 0.01);
+      const highest = Math.max(1.6 * (1 - this.tau), 1.6 * (1 - (this.what ?? 1)), ...lines.map((line) => line.surprisal ?? 0), 0.001);
       const wanted = STEPS.find((step) => step >= highest * 1.05) ?? 2;
       if (this.grabbed) return; // the scale must not move under the pointer
       if (wanted > this.ceiling || wanted < this.ceiling / 2.1) this.ceiling = wanted;
@@ -138,7 +138,7 @@
         pen.fillStyle = style.getPropertyValue("--cf-line");
         pen.fillRect(0, y - 0.5, width, 1);
         pen.fillStyle = style.getPropertyValue("--cf-faint");
-        pen.fillText(cf.short(step, 2), 6, y - 1);
+        pen.fillText(cf.short(step, step < 0.01 ? 3 : 2), 6, y - 1);
       }
     }
 
@@ -261,7 +261,7 @@
         if (handle === this.handle) this.whatWas = this.what;
       };
       const to = (next) => {
-        move(Math.round(next * 1000) / 1000);
+        move(Math.round(next * 10000) / 10000);
         if (handle === this.handle) this.setWhat(this.tau); // what the new tau would have kept, while it is dragged
       };
       handle.addEventListener("pointerdown", (event) => {
@@ -281,7 +281,9 @@
       handle.addEventListener("pointercancel", () => finish(false));
       handle.addEventListener("blur", () => finish(true));
       handle.addEventListener("keydown", (event) => {
-        const by = { ArrowUp: -0.005, ArrowRight: -0.005, ArrowDown: 0.005, ArrowLeft: 0.005, PageUp: -0.05, PageDown: 0.05 }[event.key];
+        // A tenth of the threshold at a time: what matters may lie at 0.05 or at 0.001.
+        const step = Math.max(0.0002, (1 - value()) / 10);
+        const by = { ArrowUp: -step, ArrowRight: -step, ArrowDown: step, ArrowLeft: step, PageUp: -10 * step, PageDown: 5 * step }[event.key];
         const end = { Home: 1, End: 0 }[event.key];
         if (event.key === "Escape") finish(false);
         else if (event.key === "Enter") finish(true);

@@ -23,13 +23,13 @@ function count(tau) {
   if (!store.newest) return;
   const { chunks } = store.whatIf(tau, Infinity, store.layer);
   const real = store.lines.filter((one) => one.promoted.length).length;
-  line.textContent = `\u03c4 ${tau.toFixed(3)} would have promoted ${chunks.size} of ${store.lines.length} chunks (it was ${real})`;
+  line.textContent = `\u03c4 ${cf.tau(tau)} would have promoted ${chunks.size} of ${store.lines.length} chunks (it was ${real})`;
 }
 
 async function setTau(tau) {
   if (!store.newest) {
     store.wish = { ...store.wish, tau };
-    line.textContent = `\u03c4 ${tau.toFixed(3)} holds as soon as it plays`;
+    line.textContent = `\u03c4 ${cf.tau(tau)} holds as soon as it plays`;
     return;
   }
   const answer = await store.send({ kind: "memory", changes: { tau } });
@@ -39,7 +39,7 @@ async function setTau(tau) {
     return;
   }
   curve.ahead = answer.chunk;
-  line.textContent = `\u03c4 ${tau.toFixed(3)} from chunk ${answer.chunk} on`;
+  line.textContent = `\u03c4 ${cf.tau(tau)} from chunk ${answer.chunk} on`;
   curve.draw();
 }
 

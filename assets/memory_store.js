@@ -3,18 +3,21 @@
 // "run" (emptied), "chunk" (one came), "shown" (another chunk is on screen), "log" (a command took effect), "live"
 // (whether that chunk is the newest), and "layer", "what", "folded" (what is looked at).
 (() => {
-  // Bounds. An hour of 0.75 s chunks is 4,800 chunks. Of the snapshots the newest half of SNAPSHOTS is kept whole, older ones thin out to
-  // every 2nd, 4th, 8th ... chunk; lines (what the curve and the ghosts need) do the same at LINES. Pictures go with the last
-  // snapshot that shows them.
-  const SNAPSHOTS = 1024;
-  const LINES = 16384;
+  // Bounds. An hour of 0.75 s chunks is 4,800 chunks. The newest SNAPSHOTS chunks keep their snapshot, of those up to twice as old every
+  // 2nd does, up to four times as old every 4th, and so on: about 1,300 after an hour, 2,500 after a day. Lines (what curve and ghosts
+  // need) do the same from LINES on. Pictures go with the last snapshot that shows them.
+  const SNAPSHOTS = 512;
+  const LINES = 8192;
+  const OFTEN = 64; // chunks between two looks at what can go
   const LOG = 500;
 
-  /** At most `limit` of `list` (a multiple of 2): the newest half stays, of the older ones every second goes. */
-  function thin(list, limit) {
-    if (list.length <= limit) return list;
-    const older = list.length - limit / 2;
-    return list.filter((_, index) => index >= older || index % 2 === 0);
+  /** Without what is too old to be kept; `whole`: number of newest chunks that all stay. */
+  function thin(list, whole) {
+    const newest = list[list.length - 1].chunk;
+    return list.filter(({ chunk }) => {
+      const age = newest - chunk;
+      return age < whole || chunk % 2 ** (1 + Math.floor(Math.log2(age / whole))) === 0;
+    });
   }
 
   /** Index of the last item of `list` (rising in `chunk`) at or before `chunk`, -1 if there is none. */
@@ -91,8 +94,8 @@
     }
 
     bound() {
+      if (this.newest.chunk % OFTEN || this.newest.chunk < SNAPSHOTS) return;
       this.lines = thin(this.lines, LINES);
-      if (this.records.length <= SNAPSHOTS) return;
       this.records = thin(this.records, SNAPSHOTS);
       const needed = new Set();
       for (const { snapshot } of this.records) for (const entry of snapshot.entries) needed.add(entry.latent);
@@ -197,12 +200,14 @@
     }
   }
 
-  cf.memoryBounds = `The newest ${SNAPSHOTS / 2} chunks can be looked at one by one, older ones at every 2nd, 4th, 8th \u2026 chunk, ${SNAPSHOTS.toLocaleString("en")} in all; the curve keeps every chunk for three hours.`;
+  cf.memoryBounds = `The newest ${SNAPSHOTS} chunks can be looked at one by one, older ones at every 2nd, 4th, 8th \u2026 chunk: about 1,300 for an hour. The curve keeps every chunk for an hour and a half.`;
   cf.MemoryStore = MemoryStore;
   cf.memory = new MemoryStore();
 
   /** Small numbers without the leading zero, as the memory's labels have them: 0.083 -> ".083". */
-  cf.short = (value, digits = 3) => (value === null || value === undefined ? "\u2013" : value.toFixed(digits).replace(/^(-?)0\./, "$1."));
+  cf.short = (value, digits = Math.abs(value) < 0.0095 ? 4 : 3) => (value === null || value === undefined ? "\u2013" : value.toFixed(digits).replace(/^(-?)0\./, "$1."));
+  /** 0.95, 0.9973: at least two digits, no more than four. */
+  cf.tau = (value) => value.toFixed(4).replace(/0{1,2}$/, "");
   cf.bytesText = (bytes) => {
     const units = ["B", "KB", "MB", "GB", "TB"];
     let unit = 0;
@@ -212,6 +217,6 @@
   /** How bright something of this surprisal is, 0 to 1: half way at the threshold of promotion. */
   cf.brightness = (surprisal, tau) => {
     if (surprisal === null || surprisal === undefined) return 0;
-    return Math.min(1, Math.max(0, surprisal) / Math.max(0.02, 2 * (1 - tau)));
+    return Math.min(1, Math.max(0, surprisal) / Math.max(0.0005, 2 * (1 - tau)));
   };
 })();

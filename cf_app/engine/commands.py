@@ -30,7 +30,7 @@ from cf_app.engine.timeline import MemoryMode, Timeline, check_prompt
 from cf_app.engine.timeline_history import spliced
 from cf_app.engine.timeline_markers import MemoryMark, SeedMark, Setting
 from cf_app.memory.manager import SlowFastMemory
-from cf_app.memory.policy import Policy, check_policy, policy_from_dict
+from cf_app.memory.policy import Policy, policy_from_dict
 
 if TYPE_CHECKING:
     from cf_app.engine.engine import Engine
@@ -64,7 +64,7 @@ def check(
         check_seed(command.seed)
     elif isinstance(command, SetMemory):
         policy, _ = _changed(session, command)
-        check_policy(policy, session.memory.frames, session.memory.most_positions)
+        session.memory.check_change(policy)
     elif isinstance(command, Touch):
         # The state is immutable, so a shallow copy is a place to try things.
         trial = copy.copy(session.memory)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cf_app.memory import undo
 from cf_app.memory.context import ChunkContext, Source
+from cf_app.memory.fit import check_fit
 from cf_app.memory.kv_cache import KV, KVCache, KVShape, Workspace, new_write
 from cf_app.memory.lanes import Cell, Lanes, append, conformed, eligible, flushed, promote, without
 from cf_app.memory.policy import Policy, Rule, check_policy, surprisal
@@ -240,9 +241,19 @@ class SlowFastMemory:
         if latent not in held:
             raise ValueError(f"latent frame {latent} is not in the memory, which holds {_listed(held)}")
 
-    def reconfigure(self, policy: Policy) -> None:
-        """Change policy and sizes; what fits stays. ValueError from ``check_policy``, nothing changes then."""
+    def check_change(self, policy: Policy) -> Rule:
+        """The rule of a policy that this memory could change to.
+
+        Raises:
+            ValueError: from ``check_policy``, or there is no room (``check_fit``).
+        """
         rule = check_policy(policy, self.frames, self.most_positions)
+        check_fit(rule, self.rule, self.state, self.shape)
+        return rule
+
+    def reconfigure(self, policy: Policy) -> None:
+        """Change policy and sizes; what fits stays. ValueError from ``check_change``, nothing changes then."""
+        rule = self.check_change(policy)
         origin, pins = self.state.origin, self.state.pins
         lanes = self.state.lanes
         if any(rule.__dict__[name] != self.rule.__dict__[name] for name in ("sink", "slow", "fast", "timing")):

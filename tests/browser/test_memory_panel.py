@@ -342,3 +342,42 @@ def test_a_phone_has_room_and_everything_a_name(open_page, address) -> None:
     assert page.evaluate("drawn") == 0, "a hidden panel draws nothing"
     page.click("[data-do=fold]")
     page.wait_for_function(UP_TO_DATE)
+
+
+AN_HOUR = """() => {
+  const entry = (slot, latent) => ({
+    slot, lane: "fast", latent, chunk: Math.floor(latent / 3), prompt: "a red ball", surprisal: null,
+    promoted_at: null, agreement: 1, pinned: false, position: slot,
+  });
+  const usual = {
+    version: 1, policy: "fifo", sink: 0, slow: 0, fast: 3, tau: 0.95, timing: "clean", decision: "shared", layers: 1,
+    similarities: [0.9], similarity: 0.9, promoted: [], evicted: [], bytes_held: 1, memory_ms: 0, gate: "none",
+    eligible: false, settings: { policy: "fifo", window: 3 }, attention: [],
+  };
+  cf.emit("run", { run: "none", seed: 1, fps_played: 16, chunk_frames: 12, chunk_latents: 3, unknown: [] });
+  for (let chunk = 0; chunk < 4801; chunk++) {
+    const first = 3 * chunk;
+    const latents = [first, first + 1, first + 2];
+    const snapshot = { ...usual, chunk, entries: latents.map((latent, i) => entry(i, latent)), layer_slots: [latents] };
+    cf.emit("chunk", {
+      chunk, start: 0.75 * chunk, end: 0.75 * (chunk + 1), prompt: "a red ball", color: 0, seed: 1,
+      timings: { total: 1 }, first_latent: first, thumbnails: ["data:,", "data:,", "data:,"], snapshot,
+    });
+  }
+  const { records, lines, pictures } = cf.memory;
+  return {
+    lines: lines.length, pictures: pictures.size, chunks: records.map((one) => one.chunk),
+    asked: [5, 4400, 4800].map((chunk) => cf.memory.at(chunk).chunk),
+  };
+}"""
+
+
+def test_an_hour_stays_bounded(page) -> None:
+    hour = page.evaluate(AN_HOUR)
+    assert len(hour["chunks"]) < 1400
+    assert hour["pictures"] <= 3 * len(hour["chunks"])
+    assert hour["lines"] == 4801, "the curve and the ghosts keep every chunk"
+    assert hour["chunks"][-512:] == list(range(4801 - 512, 4801))
+    assert hour["asked"] == [0, 4400, 4800]
+    gaps = [after - before for before, after in zip(hour["chunks"], hour["chunks"][1:], strict=False)]
+    assert max(gaps) == gaps[0] == 16
