@@ -336,6 +336,7 @@ def test_a_phone_has_room_and_everything_a_name(open_page, address) -> None:
     page.keyboard.press("Escape")
     page.click("[data-do=fold]")
     assert page.locator(".mm-body").is_hidden() and page.locator(".mc").is_hidden()
+    page.wait_for_timeout(1200)  # what was lit up goes dark
     page.evaluate(CHANGES)
     at = generated(page)
     until_next(page, at + 3)
