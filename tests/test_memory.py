@@ -158,14 +158,18 @@ def test_workspace_holds_what_the_reads_say(policy: Policy, promotions: list[boo
     memory, model = SlowFastMemory(policy, SHAPE, F), Model()
     for promoted in promotions:
         model.advance(memory, 0.0 if promoted else 1.0)
-    fresh = Workspace(SHAPE)
-    for space in (model.workspace, fresh):
+    results: list[list[tuple[torch.Tensor, torch.Tensor]]] = []
+    for space in (model.workspace, Workspace(SHAPE), Workspace(SHAPE, lean=True)):
         context = memory.context(memory.state, "prompt", 0, space)
         context.begin(0)
         blank = torch.zeros(1, SPAN, 1, 6)
-        space.result = [context.extend(layer, blank, blank) for layer in range(SHAPE.layers)]  # type: ignore[attr-defined]
-    for ours, theirs in zip(model.workspace.result, fresh.result, strict=True):  # type: ignore[attr-defined]
-        assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
+        results.append([])
+        for layer in (0, 1, 0):
+            keys, values = context.extend(layer, blank, blank)
+            results[-1].append((keys.clone(), values.clone()))
+    for other in results[1:]:
+        for ours, theirs in zip(results[0], other, strict=True):
+            assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
 
 
 @settings(max_examples=60, deadline=None)

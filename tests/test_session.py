@@ -16,6 +16,7 @@ from cf_app.engine.messages import ChunkReady, Evict, Pin, SetMemory, SetPrompt,
 from cf_app.engine.parts import Observer
 from cf_app.engine.session import Session
 from cf_app.engine.timeline import PromptCue, Timeline, Transition
+from cf_app.memory.kv_cache import Workspace
 from cf_app.memory.policy import POLICIES, Fifo, SlowFast
 from tests.tiny import tiny_engine
 
@@ -247,3 +248,18 @@ def test_streamed_decode_equals_full_decode(engine: Engine) -> None:
         whole, _ = engine.vae.decode(torch.cat(latents, 2), engine.vae.initial_state(1))
     whole = ((whole[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).numpy()
     assert np.abs(streamed.astype(int) - whole.astype(int)).max() <= 1
+
+
+def test_lean_workspace_and_eight_bit_memory() -> None:
+    """One is exact, the other is close and takes a quarter of float32's room."""
+    plain, lean = tiny_engine(), tiny_engine()
+    lean._workspace = Workspace(lean.kv_shape, lean=True)
+    expected = run(plain.new_session(RED, seed=1), 10)
+    assert same(expected, run(lean.new_session(RED, seed=1), 10))
+    config, vae = plain.config, plain.vae
+    small = Engine(config, plain.transformer, vae, plain.text, kv_stored=torch.float8_e4m3fn, lean=True)
+    chunks = run(small.new_session(RED, seed=1), 10)
+    assert chunks[0].snapshot.bytes_held * 4 == expected[0].snapshot.bytes_held
+    difference = np.abs(chunks[9].frames.astype(int) - expected[9].frames.astype(int)).mean()
+    other = run(plain.new_session(RED, seed=2), 10)[9].frames
+    assert difference < 0.25 * np.abs(other.astype(int) - expected[9].frames.astype(int)).mean()

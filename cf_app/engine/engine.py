@@ -47,6 +47,8 @@ class Engine:
         text: prompt encoder.
         kernel: attention.
         quantization: name of the scheme, for display.
+        kv_stored: type that sessions keep keys and values in, such as torch.float8_e4m3fn; None for the transformer's.
+        lean: one workspace for all layers, see ``Workspace``.
     """
 
     def __init__(
@@ -58,6 +60,8 @@ class Engine:
         *,
         kernel: Attend = attend,
         quantization: str = "none",
+        kv_stored: torch.dtype | None = None,
+        lean: bool = False,
     ) -> None:
         self.config, self.quantization = config, quantization
         self.transformer = make_causal(transformer, kernel).eval().requires_grad_(False)
@@ -73,11 +77,11 @@ class Engine:
         rows, columns = token_grid(transformer, geometry.latent_height, geometry.latent_width)
         heads, width = wan.num_attention_heads, wan.attention_head_dim
         dtype = transformer.patch_embedding.weight.dtype
-        self.kv_shape = KVShape(wan.num_layers, 1, rows, columns, heads, width, dtype, self.device)
+        self.kv_shape = KVShape(wan.num_layers, 1, rows, columns, heads, width, dtype, self.device, kv_stored)
         self.policy: Policy = policy_from_dict(config.memory)
         self._positions: int = wan.rope_max_seq_len
         check_policy(self.policy, geometry.chunk_latents, self._positions)
-        self._workspace = Workspace(self.kv_shape)
+        self._workspace = Workspace(self.kv_shape, lean=lean)
         self._texts: OrderedDict[tuple[object, ...], TextKV] = OrderedDict()
         self._lock = threading.RLock()
 

@@ -67,14 +67,13 @@ class ChunkContext:
         self.writes: dict[tuple[int, int], KV] = {}
         self._pass, self._clean = -1, False
         workspace.reserve((rule.slots + 1) * self.shape.tokens)
-        self._offset = [0] * layers
-        placed: dict[int, tuple[list[Read], list[int]]] = {}
-        for layer, lanes in enumerate(self.lanes):
-            if id(lanes) not in placed:
-                placed[id(lanes)] = self._read(lanes)
-            self._offset[layer] = workspace.fill(layer, placed[id(lanes)][0], source)
-        self.positions = self._read(self.lanes[0])[1]
+        placed = dict(zip(map(id, self.lanes), map_layers(self._read, self.lanes), strict=True))
+        self._reads = [placed[id(lanes)][0] for lanes in self.lanes]
+        self.positions = placed[id(self.lanes[0])][1]
         self.query_rope = query_table(self.shape, self.positions)
+        if not workspace.lean:
+            for layer in range(layers):
+                workspace.fill(layer, self._reads[layer], source)
 
     def _read(self, lanes: Lanes) -> tuple[list[Read], list[int]]:
         state = self.state
@@ -90,7 +89,9 @@ class ChunkContext:
         self.keys[layer], self.values[layer] = key, value
         if self._clean or self.rule.timing == "as_released":
             self._compare(layer, key, value)
-        return self._workspace.extend(layer, self._offset[layer], rotate(key, self.query_rope), value)
+        # Costs something only where the workspace is lean or a promotion has changed what is read.
+        offset = self._workspace.fill(layer, self._reads[layer], self._lookup)
+        return self._workspace.extend(layer, offset, rotate(key, self.query_rope), value)
 
     def _compare(self, layer: int, key: Tensor, value: Tensor) -> None:
         """Similarity to the reference; the pooled key becomes the next reference."""
@@ -120,7 +121,7 @@ class ChunkContext:
         self.writes[layer, cell.write] = (key[:, :tokens].detach().clone(), value[:, :tokens].detach().clone())
         self.lanes[layer] = promote(self.rule, self.lanes[layer], cell, self.state.pins)
         self.promoted_by[layer] = self._pass
-        self._offset[layer] = self._workspace.fill(layer, self._read(self.lanes[layer])[0], self._lookup)
+        self._reads[layer] = self._read(self.lanes[layer])[0]
 
     def _lookup(self, layer: int, write: int) -> KV:
         return self.writes[layer, write] if (layer, write) in self.writes else self._source(layer, write)

@@ -30,7 +30,10 @@ def new_write() -> int:
 
 @dataclass(frozen=True)
 class KVShape:
-    """Sizes of the keys and values of one model and batch."""
+    """Sizes of the keys and values of one model and batch.
+
+    ``stored`` is the type that a session keeps them in, None for ``dtype``, which attention gets.
+    """
 
     layers: int
     batch: int
@@ -40,6 +43,7 @@ class KVShape:
     head_dim: int
     dtype: torch.dtype
     device: torch.device
+    stored: torch.dtype | None = None
 
     @property
     def tokens(self) -> int:
@@ -49,7 +53,8 @@ class KVShape:
     @property
     def latent_bytes(self) -> int:
         """Bytes of keys and values of one latent frame over all layers."""
-        return 2 * self.layers * self.batch * self.tokens * self.heads * self.head_dim * self.dtype.itemsize
+        numbers = 2 * self.layers * self.batch * self.tokens * self.heads * self.head_dim
+        return numbers * (self.stored or self.dtype).itemsize
 
 
 class KVCache:
@@ -59,7 +64,7 @@ class KVCache:
         self.shape = shape
         self.slots = slots
         size = (shape.layers, slots, shape.batch, shape.tokens, shape.heads, shape.head_dim)
-        self._keys = torch.empty(size, dtype=shape.dtype, device=shape.device)
+        self._keys = torch.empty(size, dtype=shape.stored or shape.dtype, device=shape.device)
         self._values = torch.empty_like(self._keys)
         self._slot: tuple[dict[int, int], ...] = tuple({} for _ in range(shape.layers))
 
@@ -73,9 +78,9 @@ class KVCache:
         return write in self._slot[layer]
 
     def read(self, layer: int, write: int) -> KV:
-        """Keys (not rotated) and values, each [B, T, H, D]; views, not to be written to."""
+        """Keys (not rotated) and values, each [B, T, H, D]; not to be written to."""
         slot = self._slot[layer][write]
-        return self._keys[layer, slot], self._values[layer, slot]
+        return self._keys[layer, slot].to(self.shape.dtype), self._values[layer, slot].to(self.shape.dtype)
 
     def store(self, layer: int, retain: Iterable[int], new: Mapping[int, KV]) -> None:
         """Free everything but ``retain`` and write ``new`` into free slots."""
@@ -88,9 +93,14 @@ class KVCache:
         for write, (key, value) in new.items():
             assert write not in table
             slot = next(free)
-            self._keys[layer, slot].copy_(key)
-            self._values[layer, slot].copy_(value)
+            self._keys[layer, slot].copy_(self._limited(key))
+            self._values[layer, slot].copy_(self._limited(value))
             table[write] = slot
+
+    def _limited(self, x: Tensor) -> Tensor:
+        """Within the range of 8-bit types, beyond which they say "not a number"."""
+        kind = self._keys.dtype
+        return x.clamp(-torch.finfo(kind).max, torch.finfo(kind).max) if kind.itemsize == 1 else x
 
     def clone(self, slots: int | None = None, retain: Sequence[Iterable[int]] | None = None) -> KVCache:
         """An independent copy, with another number of slots if wanted; ``retain`` per layer limits what is copied."""
@@ -120,13 +130,17 @@ def _table(
 
 
 class Workspace:
-    """Rotated keys and values of one chunk's context, layer by layer, without gaps. One user at a time."""
+    """Rotated keys and values of one chunk's context, layer by layer, without gaps. One user at a time.
 
-    def __init__(self, shape: KVShape) -> None:
-        self.shape = shape
-        self._keys: list[Tensor] = []
-        self._values: list[Tensor] = []
-        self._tags: list[dict[int, tuple[int, int, int]]] = [{} for _ in range(shape.layers)]
+    Args:
+        lean: one buffer for all layers, filled anew for every layer and pass, instead of one for each: less memory for
+            some copying.
+    """
+
+    def __init__(self, shape: KVShape, *, lean: bool = False) -> None:
+        self.shape, self.lean = shape, lean
+        self._buffers: list[KV] = []
+        self._tags: list[dict[int, tuple[int, int, int, int]]] = []
         self._size = 0
 
     def reserve(self, tokens: int) -> None:
@@ -135,9 +149,10 @@ class Workspace:
             return
         shape, self._size = self.shape, tokens
         size = (shape.batch, tokens, shape.heads, shape.head_dim)
-        self._keys = [torch.empty(size, dtype=shape.dtype, device=shape.device) for _ in range(shape.layers)]
-        self._values = [torch.empty_like(keys) for keys in self._keys]
-        self._tags = [{} for _ in range(shape.layers)]
+        count = 1 if self.lean else shape.layers
+        keys = [torch.empty(size, dtype=shape.dtype, device=shape.device) for _ in range(count)]
+        self._buffers = [(key, torch.empty_like(key)) for key in keys]
+        self._tags = [{} for _ in range(count)]
 
     def fill(self, layer: int, reads: Sequence[Read], source: Callable[[int, int], KV]) -> int:
         """Lay the cells out one after the other.
@@ -148,16 +163,17 @@ class Workspace:
         Returns:
             number of tokens.
         """
-        tags, offset = self._tags[layer], 0
+        (keys, values), tags = self._place(layer)
+        offset = 0
         for item in reads:
             window = pool_window(self.shape.rows, self.shape.columns, item.pool)
             count = self.shape.tokens // (window[0] * window[1])
-            tag = (item.cell.write, item.position, item.pool)
+            tag = (layer, item.cell.write, item.position, item.pool)
             if tags.get(offset) != tag:
-                self._forget(layer, offset, offset + count)
+                self._forget(tags, offset, offset + count)
                 key, value = self._pooled(source(layer, item.cell.write), window)
-                self._keys[layer][:, offset : offset + count] = self._rotated(key, item.position, window)
-                self._values[layer][:, offset : offset + count] = value
+                keys[:, offset : offset + count] = self._rotated(key, item.position, window)
+                values[:, offset : offset + count] = value
                 tags[offset] = tag
             offset += count
         return offset
@@ -167,21 +183,25 @@ class Workspace:
 
         Where a gradient is wanted they are joined into new tensors instead.
         """
+        (held_keys, held_values), tags = self._place(layer)
         end = offset + keys.shape[1]
         if torch.is_grad_enabled() and (keys.requires_grad or values.requires_grad):
-            before = self._keys[layer][:, :offset], self._values[layer][:, :offset]
-            return torch.cat((before[0], keys), 1), torch.cat((before[1], values), 1)
-        self._forget(layer, offset, end)
-        self._keys[layer][:, offset:end] = keys
-        self._values[layer][:, offset:end] = values
-        return self._keys[layer][:, :end], self._values[layer][:, :end]
+            return torch.cat((held_keys[:, :offset], keys), 1), torch.cat((held_values[:, :offset], values), 1)
+        self._forget(tags, offset, end)
+        held_keys[:, offset:end] = keys
+        held_values[:, offset:end] = values
+        return held_keys[:, :end], held_values[:, :end]
 
-    def _forget(self, layer: int, start: int, end: int) -> None:
+    def _place(self, layer: int) -> tuple[KV, dict[int, tuple[int, int, int, int]]]:
+        index = 0 if self.lean else layer
+        return self._buffers[index], self._tags[index]
+
+    def _forget(self, tags: dict[int, tuple[int, int, int, int]], start: int, end: int) -> None:
         """Tags before the contents are touched: what fails half-way must not look valid."""
-        tags, tokens = self._tags[layer], self.shape.tokens
+        tokens = self.shape.tokens
         for offset in [offset for offset in tags if start - tokens < offset < end]:
-            pooled = pool_window(self.shape.rows, self.shape.columns, tags[offset][2])
-            if offset + tokens // (pooled[0] * pooled[1]) > start:
+            window = pool_window(self.shape.rows, self.shape.columns, tags[offset][3])
+            if offset + tokens // (window[0] * window[1]) > start:
                 del tags[offset]
 
     def _pooled(self, pair: KV, window: tuple[int, int]) -> KV:
