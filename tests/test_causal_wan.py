@@ -13,10 +13,11 @@ from cf_app.model.rope import rope_table, rotate
 
 def tiny_transformer(**changes: object) -> WanTransformer3DModel:
     torch.manual_seed(0)
-    config = dict(
-        patch_size=(1, 2, 2), num_attention_heads=3, attention_head_dim=32, in_channels=4, out_channels=4,
-        text_dim=16, freq_dim=32, ffn_dim=64, num_layers=2,
-    )
+    config = {
+        "patch_size": (1, 2, 2), "num_attention_heads": 3, "attention_head_dim": 32,
+        "in_channels": 4, "out_channels": 4,
+        "text_dim": 16, "freq_dim": 32, "ffn_dim": 64, "num_layers": 2,
+    }
     return WanTransformer3DModel(**{**config, **changes}).eval()
 
 

@@ -1,4 +1,4 @@
-"""Timelines in the engine: what is planned is made, edits arrive within a chunk, a plan replays a session to the bit."""
+"""Timelines in the engine: what is planned is made, edits arrive in a chunk, a plan replays a session to the bit."""
 
 from __future__ import annotations
 
