@@ -79,10 +79,14 @@ def resident_mb() -> float:
 
 
 def speed(engine, chunks: int) -> dict[str, object]:
-    """Frames a second through the worker, decoding and encoding included, and the median of every stage."""
+    """Frames a second through the worker, decoding and encoding included, and the median of every stage.
+
+    "panel" is what the server does a chunk for the memory panel: the snapshot as JSON, the thumbnails as JPEG.
+    """
     from cf_app.engine.messages import ChunkReady, Play
     from cf_app.engine.worker import Worker
     from cf_app.ui.encoder import ChunkEncoder
+    from cf_app.ui.run import jpeg_url
 
     geometry = engine.geometry
     encoder, worker = ChunkEncoder(geometry.height, geometry.width, geometry.fps), Worker(engine)
@@ -93,14 +97,18 @@ def speed(engine, chunks: int) -> dict[str, object]:
         if isinstance(event, ChunkReady):
             before = time.perf_counter()
             encoder.encode(event.frames)
+            encoded = time.perf_counter()
+            json.dumps([event.snapshot.to_dict(), [jpeg_url(picture) for picture in event.thumbnails]])
             marks.append(time.perf_counter())
-            stages.append({**event.timings, "encode": 1000 * (marks[-1] - before)})
+            panel = 1000 * (marks[-1] - encoded)
+            stages.append({**event.timings, "encode": 1000 * (encoded - before), "panel": panel})
     worker.shutdown()
     warm = 4
     seconds = (marks[-1] - marks[warm - 1]) / (len(marks) - warm)
     medians = {name: statistics.median(s[name] for s in stages[warm:]) for name in stages[-1]}
     return {"first_chunk_s": marks[0] - begun, "fps": geometry.chunk_frames / seconds,
-            "times_real_time": geometry.chunk_seconds / seconds, "chunk_ms": 1000 * seconds, "stage_ms": medians}
+            "times_real_time": geometry.chunk_seconds / seconds, "chunk_ms": 1000 * seconds,
+            "panel_share": medians["panel"] / (1000 * seconds), "stage_ms": medians}
 
 
 def endurance(engine, chunks: int, progress: Callable) -> dict[str, object]:
