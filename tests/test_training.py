@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from cf_app.__main__ import main
+from cf_app.cli import main
 from cf_app.memory.policy import SlowFast
 from cf_app.training.loop import Budget, Ema, Run, learning_rate_factor
 from cf_app.training.losses import flow_matching, noised, predicted_x0, sample_sigmas, shifted
