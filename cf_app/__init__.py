@@ -28,16 +28,20 @@ def load(
     *,
     device: str | None = None,
     dtype: str | None = None,
-    quant: str = "none",
+    quant: str = "auto",
+    vram: float | None = None,
     threads: int | None = None,
 ) -> Engine:
     """Load a model and return the engine that runs it.
 
     Args:
-        model: folder of a checkpoint, name of a released student, or None for the embedded model.
+        model: folder or file of a checkpoint, name of a released student (downloaded and converted at the first time),
+            or None for the embedded model.
         device: "cpu", "cuda", ... ; None takes a GPU where there is one.
         dtype: "float32" or "bfloat16" for the transformer; None takes what the device runs best.
-        quant: quantization scheme, see ``python -m cf_app models``.
+        quant: "none", "int8", "nf4", "fp8", a choice per component ("transformer=int8,text=nf4,kv=fp8,lean"), or
+            "auto", the best that fits the card.
+        vram: gigabytes of the card to use, all that are free by default.
         threads: CPU threads of an operation (of the whole process); None leaves half of the cores for decoding.
 
     Raises:
@@ -46,4 +50,4 @@ def load(
     # Imported here so that the plain data of the package (messages, snapshots, timelines) stays usable without torch.
     from cf_app.weights import load_engine
 
-    return load_engine(model, device=device, dtype=dtype, quant=quant, threads=threads)
+    return load_engine(model, device=device, dtype=dtype, quant=quant, vram=vram, threads=threads)

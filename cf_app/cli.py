@@ -16,6 +16,7 @@ from cf_app.terminal import quiet
 COMMANDS = {
     "generate": ("cf_app.generate", "make a video and write it as MP4"),
     "models": ("cf_app.models", "list the models that can be used"),
+    "convert": ("cf_app.convert", "make a model folder of an original checkpoint"),
     "train": ("cf_app.training.cli", "train the embedded model, stage by stage"),
     "evaluate": ("cf_app.evaluation.cli", "read back from the pixels whether prompts are followed"),
     "benchmark": ("cf_app.evaluation.benchmark", "measure speed, start and playback on this machine"),

@@ -94,6 +94,7 @@ class ModelConfig:
         text_length: text tokens of a prompt; shorter ones are padded with zero rows, which are attended to.
         vocabulary: the words that the model knows, None if it was trained on free text.
         switch_memory: what a change of prompt does to the memory: keep, recache, flush or reset.
+        base: repository on the Hugging Face Hub that has the parts that the folder lacks (autoencoder, text), or None.
     """
 
     name: str
@@ -106,6 +107,7 @@ class ModelConfig:
     vocabulary: frozenset[str] | None = None
     example_prompts: tuple[str, ...] = ()
     switch_memory: str = "keep"
+    base: str | None = None
 
     def __post_init__(self) -> None:
         if self.switch_memory not in SWITCH_MODES:
@@ -133,6 +135,7 @@ class ModelConfig:
                 vocabulary=None if vocabulary is None else frozenset(_strings(vocabulary, "vocabulary")),
                 example_prompts=_strings(data.get("example_prompts", ()), "example_prompts"),
                 switch_memory=str(data.get("switch_memory", "keep")),
+                base=None if data.get("base") is None else str(data["base"]),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"cf_config.json: {error}") from error
@@ -151,6 +154,7 @@ class ModelConfig:
             "vocabulary": None if self.vocabulary is None else sorted(self.vocabulary),
             "example_prompts": list(self.example_prompts),
             "switch_memory": self.switch_memory,
+            "base": self.base,
         }
 
 

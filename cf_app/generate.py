@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="folder or name of a model (default: the one that comes along)")
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
     parser.add_argument("--policy", choices=list(POLICIES), help="what is remembered (default: the model's own)")
-    parser.add_argument("--quant", default="none", help="quantization of the weights (default: %(default)s)")
+    parser.add_argument("--quant", default="auto", help="auto, none, int8, nf4, fp8 (default: what fits the card)")
+    parser.add_argument("--vram", type=float, help="gigabytes of the card to use (default: what is free)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -42,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     import cf_app
 
-    engine = cf_app.load(arguments.model, device=arguments.device, quant=arguments.quant)
+    engine = cf_app.load(arguments.model, device=arguments.device, quant=arguments.quant, vram=arguments.vram)
     timeline = _read(arguments.timeline, engine.geometry.chunk_seconds) if plan is None else plan
     chunks = _chunks(arguments.seconds, timeline, engine.geometry)
     unknown = sorted({word for cue in timeline.cues for part in cue.parts for word in engine.unknown_words(part[0])})

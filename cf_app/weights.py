@@ -1,8 +1,8 @@
-"""Loads a model folder into an engine. Every error says in one line which file is wrong and what to do.
+"""Loads a model into an engine. Every error says in one line which file is wrong and what to do.
 
-A folder holds ``cf_config.json`` (``config.ModelConfig``) and, as diffusers and transformers write them,
-``transformer/``, ``vae/``, ``text_encoder/``, ``tokenizer/`` and ``scheduler/``. The embedded model in ``weights/`` and
-converted released students have the same layout.
+A model folder holds ``cf_config.json`` (``config.ModelConfig``) and, as diffusers and transformers write them,
+``transformer/``, ``vae/``, ``text_encoder/``, ``tokenizer/`` and ``scheduler/``. The embedded model in ``weights/`` has
+all of them; a converted released student has its transformer, and the rest comes from the base model's repository.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
+from cf_app import convert, hub
 from cf_app.config import ModelConfig
 from cf_app.engine.engine import Engine
-from cf_app.engine.parts import VideoDecoder
+from cf_app.loading import load_decoder, load_module, load_tokenizer
 from cf_app.model import no_progress_bars
 from cf_app.model.causal_wan import WanTransformer3DModel
-from cf_app.model.text_encoder import AutoTokenizer, PreTrainedTokenizerBase, TextEncoder, UMT5EncoderModel
-from cf_app.model.vae import TinyVideoAutoencoder
+from cf_app.model.quantize import check_scheme, quantize_linears
+from cf_app.model.text_encoder import TextEncoder, UMT5EncoderModel
+from cf_app.placement import Placement, check_fits, choose, placement_of, sizes_of
+from cf_app.students import STUDENTS
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "weights"
-CONFIG_FILE = "cf_config.json"
+CONFIG_FILE = convert.CONFIG_FILE
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -36,30 +36,68 @@ def load_engine(
     *,
     device: str | None = None,
     dtype: str | None = None,
-    quant: str = "none",
+    quant: str = "auto",
+    vram: float | None = None,
     threads: int | None = None,
 ) -> Engine:
     """See ``cf_app.load``."""
     place = pick_device(device)
     kind = pick_dtype(dtype, place)
+    if quant != "auto":
+        placement_of(quant)
     set_threads(threads, place)
-    return load_folder(find_folder(model), place, kind, quant=quant)
+    folder = find_folder(model)
+    config = read_config(folder)
+    parts = find_parts(folder, config)
+    placement = pick_placement(parts, config, place, quant, vram)
+    return load_parts(config, parts, place, kind, placement)
 
 
 def find_folder(model: str | Path | None) -> Path:
-    """The folder of a model: the embedded one, or a path.
+    """The folder of a model: the embedded one, a path, or that of a released student or a checkpoint file.
+
+    The latter are converted at the first time, and downloaded before if need be.
 
     Raises:
-        ValueError: there is no such folder or model.
+        ValueError: there is no such model, or it can not be had now.
     """
     if model is None:
         if not (EMBEDDED / CONFIG_FILE).is_file():
             raise ValueError(f"the embedded model is missing: expected it in {EMBEDDED}, get the repository again")
         return EMBEDDED
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return folder
-    raise ValueError(f"model is {str(model)!r}: no folder of that path and no model of that name")
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if str(model) in STUDENTS:
+        return convert.released_folder(STUDENTS[str(model)])
+    if path.is_file():
+        return convert.file_folder(path)
+    raise ValueError(
+        f"model is {str(model)!r}: no file or folder of that path and no model of that name; "
+        f"known are {', '.join(STUDENTS)}"
+    )
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """``cf_config.json`` of a model folder; ValueError if it is missing or damaged."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: {folder} is no model folder of this app")
+    try:
+        return ModelConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}), get it again") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def find_parts(folder: Path, config: ModelConfig) -> dict[str, Path]:
+    """Where each part is: in the folder, or in the base model's repository (downloaded if need be)."""
+    missing = [part for part in PARTS if not (folder / part).is_dir()]
+    if missing and (config.base is None or "transformer" in missing):
+        raise ValueError(f"{folder / missing[0]} is missing: the model folder is incomplete, get it again")
+    base = hub.download_parts(config.base, missing) if missing and config.base is not None else folder
+    return {part: (base if part in missing else folder) / part for part in PARTS}
 
 
 def pick_device(device: str | None) -> torch.device:
@@ -85,6 +123,30 @@ def pick_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
     return DTYPES[dtype]
+
+
+def pick_placement(
+    parts: dict[str, Path], config: ModelConfig, device: torch.device, quant: str, vram: float | None
+) -> Placement:
+    """What is asked for, or the best that fits the card (or ``vram`` GB of it).
+
+    Raises:
+        ValueError: it does not fit, or a scheme can not run here.
+    """
+    if vram is not None and not vram > 0:
+        raise ValueError(f"vram is {vram!r}, expected gigabytes above 0")
+    free = vram
+    if free is None and device.type == "cuda":
+        free = 0.95 * torch.cuda.mem_get_info(device)[0] / 1e9
+    if quant == "auto":
+        placement = Placement() if free is None else choose(config.name, sizes_of(parts, config), free)
+    else:
+        placement = placement_of(quant)
+        if free is not None:
+            check_fits(config.name, sizes_of(parts, config), placement, free)
+    for name in (placement.transformer, placement.text):
+        check_scheme(name, device)
+    return placement
 
 
 def set_threads(threads: int | None, device: torch.device) -> None:
@@ -113,90 +175,37 @@ def decoder_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def load_folder(folder: Path, device: torch.device, dtype: torch.dtype, *, quant: str = "none") -> Engine:
-    """An engine with the model in ``folder``.
+def load_parts(
+    config: ModelConfig, parts: dict[str, Path], device: torch.device, dtype: torch.dtype, placement: Placement
+) -> Engine:
+    """An engine of parts on disk.
 
     Raises:
-        ValueError: a part is missing, damaged, or does not fit the others.
+        ValueError: a part is damaged, does not fit the others, or there is too little memory.
     """
-    if quant != "none":
-        raise ValueError(f"quant is {quant!r}, expected none")
-    config = read_config(folder)
     no_progress_bars()
-    transformer = load_module(WanTransformer3DModel, folder / "transformer", dtype).to(device)
-    vae = load_decoder(folder / "vae", device, decoder_dtype(device, dtype))
-    encoder = load_module(UMT5EncoderModel, folder / "text_encoder", dtype).to(device)
-    tokenizer = load_tokenizer(folder / "tokenizer")
-    text = TextEncoder(encoder, tokenizer, config.text_length, device, dtype)
-    return Engine(config, transformer, vae, text, quantization=quant)
-
-
-def read_config(folder: Path) -> ModelConfig:
-    """``cf_config.json`` of a model folder; ValueError if it or a part is missing or damaged."""
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: {folder} is no model folder of this app")
-    for part in PARTS:
-        if not (folder / part).is_dir():
-            raise ValueError(f"{folder / part} is missing: the model folder is incomplete, get it again")
     try:
-        return ModelConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({error}), get it again") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def load_decoder(folder: Path, device: torch.device, dtype: torch.dtype) -> VideoDecoder:
-    """The autoencoder, of the class that its config names."""
-    name = _read_json(folder / "config.json").get("_class_name")
-    if name == "TinyVideoAutoencoder":
-        vae = load_module(TinyVideoAutoencoder, folder, dtype).to(device)
-        return vae.to(memory_format=torch.channels_last)
-    raise ValueError(f"{folder / 'config.json'} names the class {name!r}, expected TinyVideoAutoencoder")
-
-
-def load_module(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """A diffusers or transformers module in evaluation mode; keys have to match exactly.
-
-    Raises:
-        ValueError: the folder is missing, damaged, or of another architecture.
-    """
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder / 'config.json'} is missing: the model folder is incomplete, get it again")
-    name = {"dtype": dtype} if kind is UMT5EncoderModel else {"torch_dtype": dtype}
-    options = {"output_loading_info": True, "local_files_only": True, **name}
-    module, info = _explained(lambda: kind.from_pretrained(folder, **options), folder)
-    wrong = [str(key) for group in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in info[group]]
-    if wrong:
-        raise ValueError(f"{folder} does not fit {kind.__name__}: {_few(wrong)}; the files belong to another model")
-    return module.eval()
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """A fast tokenizer."""
-    return _explained(lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True), folder)
-
-
-def _explained(load: Callable[[], Any], folder: Path) -> Any:
-    """What ``load`` gives; whatever a damaged folder makes it raise becomes one line that names the folder."""
-    try:
-        return load()
-    except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{folder} is missing files or damaged, get it again ({line})") from error
-
-
-def _read_json(path: Path) -> Mapping[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is missing or damaged, get it again ({error})") from error
-    if not isinstance(data, Mapping):
-        raise ValueError(f"{path} is damaged, expected an object, get it again")
-    return data
-
-
-def _few(items: Iterable[str], count: int = 4) -> str:
-    listed = list(items)
-    return ", ".join(listed[:count]) + (f" and {len(listed) - count} more" if len(listed) > count else "")
+        transformer = load_module(WanTransformer3DModel, parts["transformer"], dtype)
+        quantize_linears(transformer.blocks, placement.transformer, device)
+        transformer.to(device)
+        vae = load_decoder(parts["vae"], device, decoder_dtype(device, dtype))
+        text_device = torch.device("cpu") if placement.text_on_cpu else device
+        encoder = load_module(UMT5EncoderModel, parts["text_encoder"], dtype)
+        # T5 casts what goes into "wo" to the type of its weights, which packed 4-bit numbers do not have.
+        quantize_linears(encoder.encoder.block, placement.text, text_device, skip=("wo",))
+        encoder.to(text_device)
+        text = TextEncoder(encoder, load_tokenizer(parts["tokenizer"]), config.text_length, device, dtype)
+        kv_stored = torch.float8_e4m3fn if placement.kv_fp8 else None
+        return Engine(
+            config,
+            transformer,
+            vae,
+            text,
+            quantization=placement.label,
+            kv_stored=kv_stored,
+            lean=placement.lean,
+        )
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f"{config.name} does not fit on {device}: close other programs, or choose --quant int8, nf4 or --vram"
+        ) from error

@@ -71,3 +71,6 @@ class WanVideoAutoencoder:
         config = self.vae.config
         mean = torch.tensor(config.latents_mean, device=like.device).view(1, -1, 1, 1, 1)
         return mean, torch.tensor(config.latents_std, device=like.device).view(1, -1, 1, 1, 1)
+
+
+__all__ = ["AutoencoderKLWan", "WanVideoAutoencoder"]

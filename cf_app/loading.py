@@ -1,0 +1,76 @@
+"""Single parts of a model from disk, strictly: a key too many, too few or of another shape is an error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from cf_app.engine.parts import VideoDecoder
+from cf_app.model.text_encoder import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderModel
+from cf_app.model.vae import TinyVideoAutoencoder
+from cf_app.model.wan_vae import AutoencoderKLWan, WanVideoAutoencoder
+
+
+def load_decoder(folder: Path, device: torch.device, dtype: torch.dtype) -> VideoDecoder:
+    """The autoencoder, of the class that its config names."""
+    name = _read_json(folder / "config.json").get("_class_name")
+    if name == "TinyVideoAutoencoder":
+        vae = load_module(TinyVideoAutoencoder, folder, dtype).to(device)
+        return vae.to(memory_format=torch.channels_last)
+    if name == "AutoencoderKLWan":
+        return WanVideoAutoencoder(load_module(AutoencoderKLWan, folder, dtype).to(device))
+    expected = "TinyVideoAutoencoder or AutoencoderKLWan"
+    raise ValueError(f"{folder / 'config.json'} names the class {name!r}, expected {expected}")
+
+
+def load_module(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """A diffusers or transformers module in evaluation mode.
+
+    Raises:
+        ValueError: the folder is missing, damaged, or of another architecture.
+    """
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder / 'config.json'} is missing: the model folder is incomplete, get it again")
+    name = {"dtype": dtype} if kind is UMT5EncoderModel else {"torch_dtype": dtype}
+    options = {"output_loading_info": True, "local_files_only": True, **name}
+    module, info = _explained(lambda: kind.from_pretrained(folder, **options), folder)
+    wrong = [str(key) for group in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in info[group]]
+    if wrong:
+        raise ValueError(f"{folder} does not fit {kind.__name__}: {_few(wrong)}; the files belong to another model")
+    return module.eval()
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """A fast tokenizer."""
+    return _explained(lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True), folder)
+
+
+def _explained(load: Callable[[], Any], folder: Path) -> Any:
+    """What ``load`` gives; whatever a damaged folder makes it raise becomes one line that names the folder."""
+    try:
+        return load()
+    except torch.OutOfMemoryError:
+        raise
+    except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{folder} is missing files or damaged, get it again ({line})") from error
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is missing or damaged, get it again ({error})") from error
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{path} is damaged, expected an object, get it again")
+    return data
+
+
+def _few(items: Iterable[str], count: int = 4) -> str:
+    listed = list(items)
+    return ", ".join(listed[:count]) + (f" and {len(listed) - count} more" if len(listed) > count else "")
