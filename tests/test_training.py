@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from cf_app.cli import main
@@ -122,6 +123,7 @@ def test_a_rollout_reads_what_the_memory_of_its_policy_reads() -> None:
 
 
 def test_every_stage_runs_small_and_the_student_generates(tmp_path: Path) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)  # as in a process of its own
     out, target = str(tmp_path / "run"), tmp_path / "weights"
     common = ["--out", out, "--threads", "1"]
     for stage, extra in (("autoencoder", ["--steps", "2"]), ("data", ["--videos", "1"]), ("pictures", ["--steps", "2"]),

@@ -12,6 +12,7 @@ from cf_app.training.autoencoder import embedded_autoencoder
 def vae() -> TinyVideoAutoencoder:
     torch.manual_seed(0)
     model = embedded_autoencoder().eval()
+    torch.nn.init.normal_(model.decoder[-1].weight, std=0.05)  # training starts it at zero
     model.register_to_config(latents_mean=[0.1] * 16, latents_std=[0.7] * 16)
     return model
 
