@@ -145,6 +145,7 @@ class _Session:
     outbox: queue.Queue
     state: str = "paused"
     chunk: int = 0
+    busy: int = 0
     closed: bool = False
     prompts: list[str] = field(default_factory=list)
     inbox: list = field(default_factory=list)
@@ -181,7 +182,7 @@ class FakeWorker:
         with session.wake:
             session.inbox.append(command)
             session.wake.notify_all()
-            return session.chunk
+            return session.chunk + session.busy
 
     def events(self, session_id: str, timeout: float | None = None):
         session = self.sessions.get(session_id)
@@ -219,12 +220,14 @@ class FakeWorker:
                 if s.closed:
                     return
                 commands, s.inbox = s.inbox, []
+                s.busy = 1  # what is sent from now on counts from the next chunk
             for command in commands:
                 self._apply(name, s, command)
             if s.state == "stopped":
                 s.outbox.put(m.Ended(name, "stopped"))
                 return
             if s.state != "playing" or s.outbox.qsize() >= self.buffer:
+                s.busy = 0
                 continue
             if self.fail_at == s.chunk:
                 s.outbox.put(
@@ -266,7 +269,8 @@ class FakeWorker:
         s.outbox.put(
             m.ChunkReady(name, s.chunk, frames, s.prompt, s.seed, snapshot(s.chunk, s.prompts), timings, thumbnails)
         )
-        s.chunk += 1
+        with s.wake:
+            s.chunk, s.busy = s.chunk + 1, 0
 
 
 def main() -> None:
