@@ -10,6 +10,7 @@ from cf_app.config import Geometry
 from cf_app.engine import timeline_io
 from cf_app.engine.timeline import Timeline
 from cf_app.export import Mp4Writer
+from cf_app.media import read_start
 from cf_app.memory.policy import POLICIES, policy_from_dict
 
 DEFAULT_SECONDS = 20.0
@@ -19,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
     parser.add_argument("--prompt", help="what to show; or give --timeline")
     parser.add_argument("--timeline", type=Path, help="a story: JSON file, or text like 'a cat[10s] | a dog[8s]'")
+    parser.add_argument("--start", type=Path, help="picture or clip that the video begins with")
     parser.add_argument("--seconds", type=float, help=f"length (default: the timeline's, or {DEFAULT_SECONDS:g})")
     parser.add_argument("--seed", type=int, default=0, help="0 to 4294967295 (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("clip.mp4"), help="file to write (default: %(default)s)")
@@ -49,7 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
     unknown = sorted({word for cue in timeline.cues for part in cue.parts for word in engine.unknown_words(part[0])})
     if unknown:
         sys.stderr.write(f"words that this model does not know: {', '.join(unknown)}\n")
-    session = engine.new_session(timeline=timeline, seed=arguments.seed, policy=policy)
+    start = None if arguments.start is None else read_start(arguments.start, engine.geometry.fps)
+    session = engine.new_session(timeline=timeline, seed=arguments.seed, policy=policy, start=start)
     stream = session.stream(chunks=chunks)
     with Mp4Writer(arguments.out, engine.geometry.fps) as video:
         for chunk in tqdm(stream, total=chunks, unit="chunk", desc=engine.title):

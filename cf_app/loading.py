@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from cf_app.engine.parts import VideoDecoder
+from cf_app.engine.parts import VideoAutoencoder
 from cf_app.model.text_encoder import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderModel
 from cf_app.model.vae import TinyVideoAutoencoder
 from cf_app.model.wan_vae import AutoencoderKLWan, WanVideoAutoencoder
 
 
-def load_decoder(folder: Path, device: torch.device, dtype: torch.dtype) -> VideoDecoder:
+def load_decoder(folder: Path, device: torch.device, dtype: torch.dtype) -> VideoAutoencoder:
     """The autoencoder, of the class that its config names."""
     name = _read_json(folder / "config.json").get("_class_name")
     if name == "TinyVideoAutoencoder":

@@ -7,10 +7,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 import cf_app
 from cf_app.cli import main
 from cf_app.export import Mp4Writer
+from cf_app.media import read_start
 from tests.tiny import EXAMPLES, tiny_engine
 
 
@@ -48,6 +50,21 @@ def test_generate_follows_a_timeline(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("tiny")
+def test_generate_begins_with_a_clip_or_a_picture(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "start.png")
+    with Mp4Writer(tmp_path / "start.mp4", 8) as video:
+        video.write(np.stack([picture] * 10))
+    assert read_start(tmp_path / "start.png", 16).shape == (1, 40, 60, 3)
+    assert read_start(tmp_path / "start.mp4", 16).shape == (19, 40, 60, 3)
+    for name in ("start.png", "start.mp4"):
+        out = tmp_path / f"{name}.out.mp4"
+        start = ["--start", str(tmp_path / name)]
+        assert main(["generate", "--prompt", EXAMPLES[0], "--seconds", "3", *start, "--out", str(out)]) == 0
+        assert len(pictures(out)) == 48
+
+
+@pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -60,6 +77,8 @@ def test_generate_follows_a_timeline(tmp_path: Path) -> None:
         (["--prompt", "a", "--seconds", "nan"], "seconds"),
         (["--prompt", "a", "--seed", "-4"], "seed"),
         (["--prompt", "a", "--out", "clip.avi"], ".mp4"),
+        (["--prompt", "a", "--start", "missing.png"], "missing.png"),
+        (["--prompt", "a", "--start", __file__], "no picture or video"),
         (["--prompt", "a", "--out", "no/such/folder/clip.mp4"], "does not exist"),
         (["--prompt", "a", "--policy", "fifo", "--seconds", "100000"], "room for"),
     ],

@@ -263,3 +263,26 @@ def test_lean_workspace_and_eight_bit_memory() -> None:
     difference = np.abs(chunks[9].frames.astype(int) - expected[9].frames.astype(int)).mean()
     other = run(plain.new_session(RED, seed=2), 10)[9].frames
     assert difference < 0.25 * np.abs(other.astype(int) - expected[9].frames.astype(int)).mean()
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 96, 3), (30, 50, 200, 3), (24, 64, 96, 3)])
+def test_a_video_begins_with_a_picture_or_a_clip(engine: Engine, shape: tuple[int, ...], tmp_path: Path) -> None:
+    start = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    session = engine.new_session(RED, seed=1, start=start)
+    given = -(-shape[0] // engine.geometry.chunk_frames)
+    first = run(session.fork(), given + 3)
+    run(session, 1)
+    session.save(tmp_path / "session")
+    assert same(first[1:], run(engine.load_session(tmp_path / "session"), given + 2))
+    plain = run(engine.new_session(RED, seed=1), given + 3)
+    assert not np.array_equal(first[given].frames, plain[given].frames)  # it remembers the start
+    again = run(engine.new_session(RED, seed=2, start=start), given)  # no noise in it
+    assert all(np.array_equal(a.frames, b.frames) for a, b in zip(first, again, strict=False))
+
+
+def test_bad_starts(engine: Engine) -> None:
+    for shape in ((0, 8, 8, 3), (8, 8, 3), (961, 2, 2, 3)):
+        with pytest.raises(ValueError, match="the start has"):
+            engine.new_session(RED, start=np.zeros(shape, np.uint8))
+    with pytest.raises(ValueError, match="float32"):
+        engine.new_session(RED, start=np.zeros((1, 8, 8, 3), np.float32))

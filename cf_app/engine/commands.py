@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from cf_app.config import SWITCH_MODES
 from cf_app.engine import timeline_edits
-from cf_app.engine.engine import check_seed
 from cf_app.engine.messages import (
     Command,
     Evict,
@@ -26,6 +25,7 @@ from cf_app.engine.messages import (
     Unpin,
     WatchAttention,
 )
+from cf_app.engine.sampler import check_seed
 from cf_app.engine.timeline import MemoryMode, Timeline, check_prompt
 from cf_app.engine.timeline_history import spliced
 from cf_app.engine.timeline_markers import MemoryMark, SeedMark, Setting

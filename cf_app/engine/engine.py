@@ -7,7 +7,6 @@ failed can be repeated and gives what it would have given.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +18,11 @@ from torch import Tensor
 
 from cf_app.config import SWITCH_MODES, Geometry, ModelConfig
 from cf_app.engine.messages import ChunkReady
-from cf_app.engine.parts import Clock, DecoderState, Observer, VideoDecoder, marked_policy, to_pictures
-from cf_app.engine.sampler import MAX_SEED, Schedule, chunk_noise, denoise_chunk
+from cf_app.engine.parts import Clock, DecoderState, Observer, VideoAutoencoder, marked_policy, to_pictures
+from cf_app.engine.sampler import Schedule, check_seed, chunk_noise, denoise_chunk
 from cf_app.engine.session import Generated, Session
+from cf_app.engine.start import encode_start
+from cf_app.engine.texts import Texts
 from cf_app.engine.timeline import Prompting, Timeline
 from cf_app.engine.timeline_markers import MemoryMark
 from cf_app.memory.attention_mass import AttentionProbe
@@ -31,10 +32,8 @@ from cf_app.memory.manager import SlowFastMemory
 from cf_app.memory.policy import Policy, check_policy, policy_from_dict
 from cf_app.memory.state import MemoryState
 from cf_app.model.attention import Attend, TextKV, WatchedContext, attend
-from cf_app.model.causal_wan import WanTransformer3DModel, causal_forward, encode_text, make_causal, token_grid
-from cf_app.model.text_encoder import PromptEncoder, mixed_states
-
-_CACHED_TEXTS = 4
+from cf_app.model.causal_wan import WanTransformer3DModel, causal_forward, make_causal, token_grid
+from cf_app.model.text_encoder import PromptEncoder
 
 
 class Engine:
@@ -55,7 +54,7 @@ class Engine:
         self,
         config: ModelConfig,
         transformer: WanTransformer3DModel,
-        vae: VideoDecoder,
+        vae: VideoAutoencoder,
         text: PromptEncoder,
         *,
         kernel: Attend = attend,
@@ -82,7 +81,7 @@ class Engine:
         self._positions: int = wan.rope_max_seq_len
         check_policy(self.policy, geometry.chunk_latents, self._positions)
         self._workspace = Workspace(self.kv_shape, lean=lean)
-        self._texts: OrderedDict[tuple[object, ...], TextKV] = OrderedDict()
+        self._texts = Texts(self.transformer, text)
         self._lock = threading.RLock()
 
     @property
@@ -136,6 +135,7 @@ class Engine:
         timeline: Timeline | None = None,
         policy: Policy | None = None,
         switch_memory: str | None = None,
+        start: np.ndarray | None = None,
         id: str | None = None,
     ) -> Session:
         """A session at chunk 0.
@@ -145,9 +145,10 @@ class Engine:
             seed: 0 .. 2**32 - 1.
             policy: memory policy, the model's own by default.
             switch_memory: what a change of prompt does to the memory, the model's own way by default.
+            start: a picture or a clip that the video begins with, uint8 [P, h, w, 3], see ``start.py``.
 
         Raises:
-            ValueError: no or two prompts, a bad prompt, seed, policy or mode.
+            ValueError: no or two prompts, a bad prompt, seed, policy, mode or start.
         """
         if (prompt is None) == (timeline is None):
             raise ValueError("expected a prompt or a timeline, and not both")
@@ -159,7 +160,10 @@ class Engine:
             raise ValueError(f"switch_memory is {mode!r}, expected one of {', '.join(SWITCH_MODES)}")
         memory = self.new_memory(policy)
         self.check_timeline(timeline, memory)
-        return Session(self, timeline, seed, mode, memory, self.vae.initial_state(1), id)
+        session = Session(self, timeline, seed, mode, memory, self.vae.initial_state(1), id)
+        if start is not None:
+            session.start = dict(enumerate(encode_start(self.vae, self.geometry, start, self.device)))
+        return session
 
     def new_memory(self, policy: Policy | None = None) -> SlowFastMemory:
         """An empty memory of this model's shape."""
@@ -213,14 +217,16 @@ class Engine:
         session.memory.check_room()
         clock, observer = Clock(), observer or Observer()
         prompting = session.timeline.prompt_at(session.chunk)
-        text = self._text(prompting)
+        text = self._texts(prompting, self.device, self.kv_shape.dtype)
         clock.lap("text")
         state = self._switched(session, prompting, text, observer)
         context = session.memory.context(state, prompting.caption, session.chunk, self._workspace)
         clock.lap("memory")
-        if noise is None:
-            noise = chunk_noise(session.seed, session.chunk, len(self.schedule), self.geometry.latent_shape)
-        latents = self._denoise(noise.to(self.device), text, context, observer)
+        latents = session.start.get(session.chunk)
+        if latents is None:
+            if noise is None:
+                noise = chunk_noise(session.seed, session.chunk, len(self.schedule), self.geometry.latent_shape)
+            latents = self._denoise(noise.to(self.device), text, context, observer)
         clock.lap("denoise")
         last, level = len(self.schedule), self.config.sampler.context_timestep
         context.begin(last, clean=True)
@@ -247,18 +253,6 @@ class Engine:
                 observer.on_pass(step, flow, x0, context)
 
         return denoise_chunk(predict, noise, self.schedule, observe)
-
-    def _text(self, prompting: Prompting) -> TextKV:
-        """Cross-attention keys and values of what a chunk is asked to show; the last few are kept."""
-        folds = tuple(prompting.folds())
-        key = (prompting.method, folds)
-        if key not in self._texts:
-            states = mixed_states(self.text, folds, prompting.method)
-            self._texts[key] = encode_text(self.transformer, states.to(self.device, self.kv_shape.dtype))
-            while len(self._texts) > _CACHED_TEXTS:
-                self._texts.popitem(last=False)
-        self._texts.move_to_end(key)
-        return self._texts[key]
 
     def _switched(self, session: Session, prompting: Prompting, text: TextKV, observer: Observer) -> MemoryState:
         """The memory's state for this chunk: what a change of prompt does to it."""
@@ -310,8 +304,3 @@ class Engine:
             session.id, done.chunk, frames, done.prompt, done.seed, done.snapshot, timings, thumbnails
         )
 
-
-def check_seed(seed: int) -> None:
-    """Raise ValueError unless ``seed`` is a whole number from 0 to 2**32 - 1."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
-        raise ValueError(f"seed is {seed!r}, expected a whole number from 0 to {MAX_SEED}")

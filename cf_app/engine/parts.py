@@ -21,8 +21,12 @@ DecoderState = tuple[Tensor | None, ...] | None
 THUMBNAIL_WIDTH = 96
 
 
-class VideoDecoder(Protocol):
-    """The part of an autoencoder that a session needs. States are handed in and out and never changed in place."""
+class VideoAutoencoder(Protocol):
+    """What a session needs of an autoencoder. States are handed in and out and never changed in place."""
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """[B, 3, P, H, W] in [-1, 1] -> normalised latents [B, C, P / temporal_scale, Y, X]."""
+        ...
 
     def initial_state(self, batch: int = 1) -> DecoderState:
         """State before the first latent frame."""

@@ -43,10 +43,15 @@ def chunk_noise(seed: int, chunk: int, steps: int, shape: Sequence[int]) -> Tens
     Returns:
         float32 [steps, 1, *shape] on the CPU: the initial noise, then the fresh noise before each later step.
     """
-    if not 0 <= seed <= MAX_SEED:
-        raise ValueError(f"seed is {seed}, expected a whole number from 0 to {MAX_SEED}")
+    check_seed(seed)
     generator = np.random.Generator(np.random.Philox(key=np.array([seed, chunk], dtype=np.uint64)))
     return torch.from_numpy(generator.standard_normal((steps, 1, *shape), dtype=np.float32))
+
+
+def check_seed(seed: int) -> None:
+    """Raise ValueError unless ``seed`` is a whole number from 0 to 2**32 - 1."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"seed is {seed!r}, expected a whole number from 0 to {MAX_SEED}")
 
 
 def denoise_chunk(

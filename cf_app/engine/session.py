@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -55,6 +55,7 @@ class Session:
         memory: what it remembers.
         decoder: state of the streaming decoder after the last decoded chunk.
         chunk: next chunk to be generated.
+        start: chunk -> clean latents [1, C, F, Y, X] that the video begins with instead of generated ones.
         watch_attention: snapshots say where each chunk looked.
         undecoded: chunks that are generated and not decoded, oldest first.
         marked: chunk whose seed and memory markers have acted.
@@ -75,6 +76,7 @@ class Session:
         self.timeline, self.seed, self.switch_memory = timeline, seed, switch_memory
         self.memory, self.decoder = memory, decoder
         self.chunk = 0
+        self.start: Mapping[int, Tensor] = {}
         self.watch_attention = False
         self.undecoded: tuple[Generated, ...] = ()
         self.marked = -1
@@ -143,6 +145,7 @@ class Session:
             self._engine, self.timeline, self.seed, self.switch_memory, self.memory.fork(), self.decoder, id
         )
         other.chunk, other.marked, other.watch_attention = self.chunk, self.marked, self.watch_attention
+        other.start = self.start
         other.undecoded = tuple(replace(item, timings=dict(item.timings)) for item in self.undecoded)
         return other
 

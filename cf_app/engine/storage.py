@@ -38,6 +38,9 @@ def save_session(session: Session, path: str | Path) -> None:
             tensors[f"decoder.{index}"] = tensor.clone()
     for index, item in enumerate(session.undecoded):
         tensors[f"undecoded.{index}"] = item.latents.clone()
+    for chunk, latents in session.start.items():
+        if chunk >= session.chunk:
+            tensors[f"start.{chunk}"] = latents.clone()
     data = {
         "format": FORMAT,
         "model": session.model,
@@ -78,6 +81,8 @@ def load_session(engine: Engine, path: str | Path, id: str | None = None) -> Ses
         timeline = timeline_io.from_dict(data["timeline"])
         session = Session(engine, timeline, data["seed"], data["switch_memory"], memory, decoder, id)
         session.chunk, session.marked = data["chunk"], data["marked"]
+        starts = {int(name.split(".")[1]): tensor for name, tensor in tensors.items() if name.startswith("start.")}
+        session.start = {chunk: latents.to(engine.device) for chunk, latents in starts.items()}
         session.undecoded = tuple(
             Generated(
                 **{**item, "snapshot": MemorySnapshot.from_dict(item["snapshot"])},

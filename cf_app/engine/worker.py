@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from cf_app.engine import commands
@@ -80,9 +81,12 @@ class Worker:
         timeline: Timeline | None = None,
         policy: Policy | None = None,
         switch_memory: str | None = None,
+        start: np.ndarray | None = None,
     ) -> str:
         """A new session, paused at chunk 0; returns its id. ``chunks`` ends it after so many. ValueError if bad."""
-        session = self.engine.new_session(prompt, seed, timeline=timeline, policy=policy, switch_memory=switch_memory)
+        session = self.engine.new_session(
+            prompt, seed, timeline=timeline, policy=policy, switch_memory=switch_memory, start=start
+        )
         if chunks is not None:
             session.memory.check_room(chunks)
         with self._wake:
