@@ -31,6 +31,8 @@ def load(
     quant: str = "auto",
     vram: float | None = None,
     threads: int | None = None,
+    decoder: str | None = None,
+    random_weights: bool = False,
 ) -> Engine:
     """Load a model and return the engine that runs it.
 
@@ -42,6 +44,8 @@ def load(
         quant: "none", "int8", "nf4", "fp8", a choice per component ("transformer=int8,text=nf4,kv=fp8,lean"), or
             "auto", the best that fits the card.
         vram: gigabytes of the card to use, all that are free by default.
+        decoder: file of taehv weights (taew2_1) to decode with instead of the model's own autoencoder.
+        random_weights: a released student at full size without its weights, to measure; ``decoder`` is "wan" or "tiny".
         threads: CPU threads of an operation (of the whole process); None leaves half of the cores for decoding.
 
     Raises:
@@ -50,4 +54,13 @@ def load(
     # Imported here so that the plain data of the package (messages, snapshots, timelines) stays usable without torch.
     from cf_app.weights import load_engine
 
-    return load_engine(model, device=device, dtype=dtype, quant=quant, vram=vram, threads=threads)
+    return load_engine(
+        model,
+        device=device,
+        dtype=dtype,
+        quant=quant,
+        vram=vram,
+        threads=threads,
+        decoder=decoder,
+        random_weights=random_weights,
+    )

@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
     parser.add_argument("--policy", choices=list(POLICIES), help="what is remembered (default: the model's own)")
     parser.add_argument("--quant", default="auto", help="auto, none, int8, nf4, fp8 (default: what fits the card)")
+    parser.add_argument("--decoder", help="file of taehv weights (taew2_1) to decode with: faster")
     parser.add_argument("--vram", type=float, help="gigabytes of the card to use (default: what is free)")
 
 
@@ -45,7 +46,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     import cf_app
 
-    engine = cf_app.load(arguments.model, device=arguments.device, quant=arguments.quant, vram=arguments.vram)
+    engine = cf_app.load(
+        arguments.model,
+        device=arguments.device,
+        quant=arguments.quant,
+        vram=arguments.vram,
+        decoder=arguments.decoder,
+    )
     timeline = _read(arguments.timeline, engine.geometry.chunk_seconds) if plan is None else plan
     chunks = _chunks(arguments.seconds, timeline, engine.geometry)
     unknown = sorted({word for cue in timeline.cues for part in cue.parts for word in engine.unknown_words(part[0])})

@@ -11,13 +11,16 @@ import torch
 from safetensors import SafetensorError
 
 from cf_app.engine.parts import VideoAutoencoder
+from cf_app.model.taehv import load_taehv
 from cf_app.model.text_encoder import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderModel
 from cf_app.model.vae import TinyVideoAutoencoder
 from cf_app.model.wan_vae import AutoencoderKLWan, WanVideoAutoencoder
 
 
 def load_decoder(folder: Path, device: torch.device, dtype: torch.dtype) -> VideoAutoencoder:
-    """The autoencoder, of the class that its config names."""
+    """The autoencoder of a folder, of the class that its config names, or a file of taehv weights."""
+    if folder.is_file():
+        return load_taehv(folder, dtype).to(device, memory_format=torch.channels_last)
     name = _read_json(folder / "config.json").get("_class_name")
     if name == "TinyVideoAutoencoder":
         vae = load_module(TinyVideoAutoencoder, folder, dtype).to(device)

@@ -111,7 +111,14 @@ class Sizes:
 
 
 def sizes_of(parts: Mapping[str, Path], config: ModelConfig) -> Sizes:
-    """Sizes read off the files of a model."""
+    """Sizes read off the files of a model; ValueError if one is damaged."""
+    try:
+        return _sizes_of(parts, config)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"the files in {parts['transformer'].parent} are damaged, get them again ({error})") from error
+
+
+def _sizes_of(parts: Mapping[str, Path], config: ModelConfig) -> Sizes:
     geometry, wan = config.geometry, json.loads((parts["transformer"] / "config.json").read_text(encoding="utf-8"))
     own = json.loads((parts["vae"] / "config.json").read_text(encoding="utf-8"))
     _, patch_y, patch_x = wan["patch_size"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from cf_app.model import no_progress_bars
 from cf_app.model.causal_wan import WanTransformer3DModel
 from cf_app.model.quantize import check_scheme, quantize_linears
 from cf_app.model.text_encoder import TextEncoder, UMT5EncoderModel
-from cf_app.placement import Placement, check_fits, choose, placement_of, sizes_of
+from cf_app.placement import Placement, Sizes, check_fits, choose, placement_of, sizes_of, sizes_of_student
 from cf_app.students import STUDENTS
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "weights"
@@ -39,6 +40,8 @@ def load_engine(
     quant: str = "auto",
     vram: float | None = None,
     threads: int | None = None,
+    decoder: str | None = None,
+    random_weights: bool = False,
 ) -> Engine:
     """See ``cf_app.load``."""
     place = pick_device(device)
@@ -46,11 +49,19 @@ def load_engine(
     if quant != "auto":
         placement_of(quant)
     set_threads(threads, place)
+    if random_weights:
+        from cf_app.random_weights import random_engine, student_named
+
+        student = student_named(str(model))
+        placement = pick_placement(student.name, lambda: sizes_of_student(student), place, quant, vram)
+        return random_engine(student, place, kind, placement, decoder or "wan")
     folder = find_folder(model)
     config = read_config(folder)
     parts = find_parts(folder, config)
-    placement = pick_placement(parts, config, place, quant, vram)
-    return load_parts(config, parts, place, kind, placement)
+    placement = pick_placement(config.name, lambda: sizes_of(parts, config), place, quant, vram)
+    return load_parts(config, parts, place, kind, placement, decoder)
+
+
 
 
 def find_folder(model: str | Path | None) -> Path:
@@ -126,7 +137,7 @@ def pick_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
 
 
 def pick_placement(
-    parts: dict[str, Path], config: ModelConfig, device: torch.device, quant: str, vram: float | None
+    name: str, sizes: Callable[[], Sizes], device: torch.device, quant: str, vram: float | None
 ) -> Placement:
     """What is asked for, or the best that fits the card (or ``vram`` GB of it).
 
@@ -139,13 +150,13 @@ def pick_placement(
     if free is None and device.type == "cuda":
         free = 0.95 * torch.cuda.mem_get_info(device)[0] / 1e9
     if quant == "auto":
-        placement = Placement() if free is None else choose(config.name, sizes_of(parts, config), free)
+        placement = Placement() if free is None else choose(name, sizes(), free)
     else:
         placement = placement_of(quant)
         if free is not None:
-            check_fits(config.name, sizes_of(parts, config), placement, free)
-    for name in (placement.transformer, placement.text):
-        check_scheme(name, device)
+            check_fits(name, sizes(), placement, free)
+    for scheme in (placement.transformer, placement.text):
+        check_scheme(scheme, device)
     return placement
 
 
@@ -176,9 +187,14 @@ def decoder_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
 
 
 def load_parts(
-    config: ModelConfig, parts: dict[str, Path], device: torch.device, dtype: torch.dtype, placement: Placement
+    config: ModelConfig,
+    parts: dict[str, Path],
+    device: torch.device,
+    dtype: torch.dtype,
+    placement: Placement,
+    decoder: str | None = None,
 ) -> Engine:
-    """An engine of parts on disk.
+    """An engine of parts on disk. ``decoder`` is a file of taehv weights to decode with instead of the model's own.
 
     Raises:
         ValueError: a part is damaged, does not fit the others, or there is too little memory.
@@ -188,7 +204,7 @@ def load_parts(
         transformer = load_module(WanTransformer3DModel, parts["transformer"], dtype)
         quantize_linears(transformer.blocks, placement.transformer, device)
         transformer.to(device)
-        vae = load_decoder(parts["vae"], device, decoder_dtype(device, dtype))
+        vae = load_decoder(parts["vae"] if decoder is None else Path(decoder), device, decoder_dtype(device, dtype))
         text_device = torch.device("cpu") if placement.text_on_cpu else device
         encoder = load_module(UMT5EncoderModel, parts["text_encoder"], dtype)
         # T5 casts what goes into "wo" to the type of its weights, which packed 4-bit numbers do not have.

@@ -95,3 +95,20 @@ def test_unknown_names() -> None:
         cf_app.load(device="gpu9")
     with pytest.raises(ValueError, match="dtype"):
         cf_app.load(device="cpu", dtype="int3")
+
+
+@pytest.mark.parametrize("quant", ["int8", "nf4", "fp8", "transformer=int8,kv=fp8,lean,text=cpu"])
+def test_quantized_folders_generate(model: Path, quant: str) -> None:
+    engine = cf_app.load(model, device="cpu", quant=quant)
+    assert engine.quantization.startswith(quant if "=" not in quant else "int8, text on CPU, memory fp8")
+    plain = next(cf_app.load(model, device="cpu", quant="none").new_session("a red ball", seed=1).stream(chunks=1))
+    chunk = next(engine.new_session("a red ball", seed=1).stream(chunks=1))
+    assert abs(chunk.frames.astype(int) - plain.frames.astype(int)).mean() < 8
+
+
+def test_a_budget_of_the_card(model: Path) -> None:
+    assert cf_app.load(model, device="cpu", vram=8.0).quantization == "none"
+    with pytest.raises(ValueError, match="needs at least"):
+        cf_app.load(model, device="cpu", vram=1e-6)
+    with pytest.raises(ValueError, match="--quant auto"):
+        cf_app.load(model, device="cpu", vram=1e-6, quant="int8")

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+# bitsandbytes packs so many rows and columns together on a CPU; matrices that do not fit stay as they are.
+_NF4_ROWS, _NF4_COLUMNS = 32, 64
+
 
 @dataclass(frozen=True)
 class Scheme:
@@ -83,7 +86,9 @@ def quantize_linears(module: nn.Module, name: str, device: torch.device, skip: t
     count = 0
     for parent in list(module.modules()):
         for child_name, child in list(parent.named_children()):
-            if type(child) is nn.Linear and child_name not in skip:
+            if type(child) is not nn.Linear or child_name in skip:
+                continue
+            if scheme.name == "int8" or not (child.out_features % _NF4_ROWS or child.in_features % _NF4_COLUMNS):
                 setattr(parent, child_name, make(child))
                 count += 1
     module.to(device)

@@ -1,0 +1,72 @@
+"""Full-size students without their weights: every shape fits, on the meta device, where nothing is computed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cf_app.memory.kv_cache import KVShape, Workspace, new_write
+from cf_app.memory.lanes import Cell, Lanes
+from cf_app.memory.manager import SlowFastMemory
+from cf_app.memory.state import MemoryState
+from cf_app.model.causal_wan import causal_forward, encode_text, make_causal, token_grid
+from cf_app.model.wan_vae import WanVideoAutoencoder
+from cf_app.placement import Placement
+from cf_app.random_weights import RandomText, random_decoder, random_engine, random_transformer, student_named
+from cf_app.students import STUDENTS, Student
+from tests.tiny import tiny_engine
+
+META = torch.device("meta")
+
+
+@pytest.mark.parametrize("name", ["context-forcing", "longlive", "krea-14b"])
+def test_every_shape_fits(name: str) -> None:
+    student: Student = STUDENTS[name]
+    geometry = student.config().geometry
+    transformer = make_causal(random_transformer(student, META, torch.bfloat16))
+    parameters = sum(parameter.numel() for parameter in transformer.parameters())
+    assert parameters / 1e9 == pytest.approx(student.parameters, rel=0.01)
+    rows, columns = token_grid(transformer, geometry.latent_height, geometry.latent_width)
+    wan = student.wan
+    shape = KVShape(
+        wan["num_layers"], 1, rows, columns, wan["num_attention_heads"], wan["attention_head_dim"], torch.bfloat16, META
+    )
+    memory = SlowFastMemory(student.policy, shape, geometry.chunk_latents)
+    cells = [Cell(new_write(), latent) for latent in range(memory.rule.slots)]
+    blank = torch.empty(1, shape.tokens, shape.heads, shape.head_dim, dtype=torch.bfloat16, device=META)
+    for layer in range(shape.layers):
+        memory.cache.store(layer, (), {cell.write: (blank, blank) for cell in cells})
+    sink, slow = memory.rule.sink, memory.rule.sink + memory.rule.slow
+    lanes = Lanes(tuple(cells[:sink]), tuple(cells[sink:slow]), tuple(cells[slow:]))
+    memory.state = MemoryState((lanes,) * shape.layers, seen=len(cells))
+    context = memory.context(memory.state, "", 7, Workspace(shape))
+    latents = torch.empty(1, *geometry.latent_shape, device=META)
+    text = encode_text(transformer, torch.empty(1, 512, 4096, dtype=torch.bfloat16, device=META))
+    with torch.no_grad():
+        context.rule = memory.rule.__class__(**{**memory.rule.__dict__, "timing": "clean"})  # gates ask for numbers
+        context.begin(0)
+        assert causal_forward(transformer, latents, 1000.0, text, context).shape == latents.shape
+        keys, _ = context.extend(0, blank.repeat(1, 3, 1, 1), blank.repeat(1, 3, 1, 1))
+    assert keys.shape[1] == memory.rule.slots * shape.tokens
+
+
+def test_decoders_fit() -> None:
+    geometry = STUDENTS["context-forcing"].config().geometry
+    latents = torch.empty(1, *geometry.latent_shape, device=META)
+    for kind in ("wan", "tiny"):
+        decoder = random_decoder(kind, META, torch.bfloat16)
+        with torch.no_grad():
+            frames, state = decoder.decode(latents, decoder.initial_state(1))
+            assert frames.shape == (1, 3, geometry.chunk_frames, geometry.height, geometry.width)
+            again, _ = decoder.decode(latents, state)
+        assert again.shape == frames.shape and (kind == "tiny") != isinstance(decoder, WanVideoAutoencoder)
+
+
+def test_names() -> None:
+    with pytest.raises(ValueError, match="is none of"):
+        student_named("embedded")
+    with pytest.raises(ValueError, match="expected one of wan, tiny"):
+        random_engine(STUDENTS["longlive"], META, torch.bfloat16, Placement(), "big")
+    text = RandomText(8, 16, torch.device("cpu"), torch.float32)
+    assert torch.equal(text.encode("a b"), text.encode("a b")) and not text.encode("a b")[:, 2:].any()
+    assert tiny_engine().name == "tiny"
