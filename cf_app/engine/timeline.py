@@ -62,8 +62,8 @@ CUT = Transition()
 class PromptCue:
     """From chunk `start` on: these prompts, mixed by weight. `name` is only a label.
 
-    `memory` at the switch: "keep" all entries; "recache" them under the new prompt; "flush" slow and fast
-    memory but keep the sink; "reset" everything, as at the first chunk.
+    `memory` at the switch: "keep" all entries; "recache" them under the new prompt; "flush" all but the sink
+    and the newest latent frame (Infinity-RoPE); "reset" everything, as at the first chunk.
     """
 
     start: int

@@ -304,6 +304,8 @@ class Worker:
     def _failed(self, desk: Desk, error: BaseException) -> None:
         log.error("session %s, chunk %d", desk.session.id, desk.session.chunk, exc_info=error)
         text = str(error).strip() or type(error).__name__
+        if isinstance(error, torch.OutOfMemoryError):
+            text = "the GPU is out of memory: close other sessions or make the memory smaller, then play on"
         self._put(desk, Failed(desk.session.id, text.splitlines()[0], fatal=False))
         self._set_state(desk, PAUSED)
 
