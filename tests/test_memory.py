@@ -29,6 +29,7 @@ from cf_app.memory.snapshot import MemorySnapshot
 F = 3
 SHAPE = KVShape(2, 1, 2, 4, 1, 6, torch.float32, torch.device("cpu"))
 SPAN = F * SHAPE.tokens
+CLEAN = 2  # the last of the made-up model's passes
 
 
 def value_of(latent: int, layer: int) -> float:
@@ -49,13 +50,13 @@ class Model:
         noise = torch.Generator().manual_seed(self.chunk)
         self.angle += math.acos(similarity)
         direction = torch.tensor([math.cos(self.angle), math.sin(self.angle), 0, 0, 0, 0])
-        for step in range(3):
-            context.begin(step, clean=step == 2)
+        for step in range(CLEAN + 1):
+            context.begin(step, clean=step == CLEAN)
             for layer in range(SHAPE.layers):
                 rubbish = torch.randn(1, SPAN, 1, 6, generator=noise)
                 numbers = [value_of(start + i, layer) for i in range(F)]
                 clean = torch.tensor(numbers).repeat_interleave(SHAPE.tokens)[None, :, None, None].expand(1, -1, 1, 6)
-                key, value = (clean * direction, clean) if step == 2 else (rubbish, rubbish)
+                key, value = (clean * direction, clean) if step == CLEAN else (rubbish, rubbish)
                 keys, values = context.extend(layer, key, value)
                 assert keys.shape == values.shape and keys.shape[1] >= SPAN
         memory.commit(context, torch.full((1, 1, F, 1, 1), float(self.chunk)))
@@ -71,7 +72,7 @@ def check(memory: SlowFastMemory) -> None:
         assert fast == sorted(set(fast))
         for cell in row:
             _, held = memory.contents(layer, cell.write)
-            if rule.timing == "clean":
+            if cell.made_by == CLEAN:
                 assert (held == value_of(cell.latent, layer)).all()
         reads, own = read(rule, kept(rule, row, state.seen, F), state.seen, F, state.origin, state.cut)
         positions = [item.position for item in reads] + own
