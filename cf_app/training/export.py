@@ -35,6 +35,8 @@ def export(vae: Path, student: Path, target: Path, tau: float) -> None:
     autoencoder = TinyVideoAutoencoder.from_pretrained(vae)
     shutil.rmtree(target / "vae", ignore_errors=True)
     autoencoder.to(torch.bfloat16).save_pretrained(target / "vae")
+    for path in target.glob("*/config.json"):  # where the parts were trained is nobody's business
+        write_json(path, {k: v for k, v in json.loads(path.read_text()).items() if k != "_name_or_path"})
     transformer = json.loads((target / "transformer" / "config.json").read_text())
     scale = autoencoder.spatial_scale
     config = ModelConfig(
