@@ -3,10 +3,20 @@ from __future__ import annotations
 
 import random
 
+import pytest
 import torch
 
 from cf_app.evaluation.benchmark import endurance, hardware, speed, table
-from cf_app.evaluation.probe import accuracy, draw_batch, load_probe, probe_looks, read, save_probe, train_probe
+from cf_app.evaluation.probe import (
+    accuracy,
+    draw_batch,
+    from_bytes,
+    load_probe,
+    probe_looks,
+    read,
+    save_probe,
+    train_probe,
+)
 from tests.tiny import tiny_engine
 
 
@@ -14,16 +24,18 @@ def test_a_short_training_reads_place_and_time_from_unseen_renders(tmp_path) -> 
     probe = train_probe(samples=160, steps=45)
     save_probe(probe, tmp_path / "probe.safetensors")
     looks, labels = draw_batch(random.Random(99), 60)
-    right = accuracy(read(load_probe(tmp_path / "probe.safetensors"), looks), labels)
+    right = accuracy(read(load_probe(tmp_path / "probe.safetensors"), from_bytes(looks)), labels)
     assert right["time"] > 0.6
     assert right["place"] > 0.6
 
 
-def test_looks_are_three_moments_at_the_probes_size() -> None:
-    frames = torch.randn(2, 3, 12, 160, 256)
-    assert probe_looks(frames).shape == (2, 9, 80, 128)
-    small = torch.randn(1, 3, 12, 80, 128)
+def test_looks_are_five_moments_at_the_probes_size() -> None:
+    frames = torch.randn(2, 3, 24, 160, 256)
+    assert probe_looks(frames).shape == (2, 15, 80, 128)
+    small = torch.randn(1, 3, 24, 80, 128)
     assert torch.equal(probe_looks(small)[0, 3:6], small[0, :, 6])
+    with pytest.raises(ValueError, match="24 pixel frames"):
+        probe_looks(small[:, :, :12])
 
 
 def test_the_benchmark_measures_every_stage() -> None:

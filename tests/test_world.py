@@ -64,6 +64,23 @@ def test_the_camera_never_jumps() -> None:
     assert max(abs(a - b) for a, b in itertools.pairwise(path)) < 3
 
 
+@pytest.mark.parametrize("motion", ATTRIBUTES["motion"])
+def test_a_motion_starts_in_the_middle_whenever_its_prompt_begins(motion: str) -> None:
+    """What a prompt's first chunk shows of its subject does not depend on the world's seed, nor on when it begins."""
+    before = Scene("red", "ball", "hops" if motion != "hops" else "rolls", "meadow", "day", "still")
+    after = Scene("red", "ball", motion, "meadow", "day", "still")
+    early = World.sample(random.Random(1), ((0.0, after),))
+    late = World.sample(random.Random(1), ((0.0, before), (6.0, after)))
+    assert late.motion_clock(motion, 7.5) == pytest.approx(1.5) == pytest.approx(early.motion_clock(motion, 1.5))
+    torch.testing.assert_close(render(late, torch.tensor([7.5, 8.0])), render(early, torch.tensor([1.5, 2.0])))
+
+
+def test_a_motion_goes_on_when_only_its_colour_changes() -> None:
+    cues = ((0.0, SCENE), (3.0, Scene("blue", "ball", "rolls", "meadow", "day", "still")))
+    w = World.sample(random.Random(2), cues)
+    assert w.motion_clock("rolls", 5.0) == pytest.approx(5.0)
+
+
 @given(st.randoms(use_true_random=False), st.floats(0, 0.5))
 def test_prompts_use_known_words_only(rng: random.Random, drop: float) -> None:
     text = describe(Scene.sample(rng), rng, drop)

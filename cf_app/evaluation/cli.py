@@ -33,25 +33,25 @@ def run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ..training.grammar import ATTRIBUTES, Scene, describe, scene_labels
-    from .probe import accuracy, draw_batch, load_probe, probe_looks, read, save_probe, train_probe
+    from .probe import accuracy, draw_batch, from_bytes, load_probe, probe_looks, read, save_probe, train_probe
 
     if arguments.prompts < 1 or arguments.chunks < 3:
         raise ValueError(f"--prompts {arguments.prompts} --chunks {arguments.chunks}: expected at least 1 and 3")
     if not arguments.probe.exists():
         arguments.probe.parent.mkdir(parents=True, exist_ok=True)
-        save_probe(train_probe(samples=4000, steps=700), arguments.probe)
+        save_probe(train_probe(samples=8000, steps=1200), arguments.probe)
     probe = load_probe(arguments.probe)
     looks, labels = draw_batch(random.Random(1_000_000), 400)
-    truth = accuracy(read(probe, looks), labels)
+    truth = accuracy(read(probe, from_bytes(looks)), labels)
     engine, rng = cf_app.load(arguments.model), random.Random(7)
     seen, wanted = [], []
     for seed in tqdm(range(arguments.prompts), unit="prompt"):
         scene = Scene.sample(rng)
         session = engine.new_session(prompt=describe(scene, rng), seed=seed)
         frames = [chunk.frames for chunk in session.stream(chunks=arguments.chunks)][-2:]
-        pixels = torch.from_numpy(np.stack(frames)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+        pixels = from_bytes(torch.from_numpy(np.concatenate(frames)).permute(3, 0, 1, 2)[None])
         seen.append(read(probe, probe_looks(pixels)))
-        wanted.append(torch.tensor([scene_labels(scene)]).expand(2, -1))
+        wanted.append(torch.tensor([scene_labels(scene)]))
     student = accuracy(torch.cat(seen), torch.cat(wanted))
     rows = {name: {"student": student[name], "truth": truth[name], "chance": 1 / len(values)}
             for name, values in ATTRIBUTES.items()}

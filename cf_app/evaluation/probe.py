@@ -1,4 +1,4 @@
-"""A probe that reads a scene's attributes back from the pixels of a chunk.
+"""A probe that reads a scene's attributes back from the pixels of two chunks.
 
 Trained on ground-truth renders of the embedded world alone; its accuracy there bounds what it can say about a student.
 """
@@ -16,19 +16,20 @@ from torch.nn import functional as F
 from ..training.grammar import ATTRIBUTES, Scene, scene_labels
 from ..training.world import FPS, World, render
 
-CHUNK_FRAMES = 12
-LOOKS = (0, 6, 11)      # pixel frames of a chunk that the probe sees
+WINDOW = 24                     # pixel frames that the probe reads: two chunks, so that a camera's turn shows
+LOOKS = (0, 6, 12, 18, 23)      # those of them that it sees
 
 
 class Probe(nn.Module):
-    """Three pixel frames [B, 9, 80, 128] in [-1, 1] to logits per attribute (order of `ATTRIBUTES`)."""
+    """Five pixel frames [B, 15, 80, 128] in [-1, 1] to logits per attribute (order of `ATTRIBUTES`)."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
-        sizes = (9, width, 2 * width, 4 * width, 4 * width)
+        first = 3 * len(LOOKS)
+        sizes = (first, width, 2 * width, 4 * width, 4 * width)
         layers: list[nn.Module] = []
         for n_in, n_out in itertools.pairwise(sizes):
-            layers += [nn.Conv2d(n_in, n_out, 5 if n_in == 9 else 3, stride=2, padding=2 if n_in == 9 else 1),
+            layers += [nn.Conv2d(n_in, n_out, 5 if n_in == first else 3, stride=2, padding=2 if n_in == first else 1),
                        nn.BatchNorm2d(n_out), nn.ReLU()]
         self.body = nn.Sequential(*layers)
         self.heads = nn.ModuleList(nn.Linear(4 * width * 4 * 5, len(v)) for v in ATTRIBUTES.values())
@@ -39,24 +40,34 @@ class Probe(nn.Module):
 
 
 def probe_looks(frames: Tensor) -> Tensor:
-    """Pixel frames of a chunk [B, 3, 12, H, W] in [-1, 1] to the probe's input [B, 9, 80, 128]."""
+    """Pixel frames of two chunks [B, 3, 24, H, W] in [-1, 1] to the probe's input [B, 15, 80, 128].
+
+    Raises:
+        ValueError: not `WINDOW` pixel frames.
+    """
+    if frames.shape[2] != WINDOW:
+        raise ValueError(f"the probe reads {WINDOW} pixel frames (two chunks), not {frames.shape[2]}")
     looks = frames[:, :, list(LOOKS)].transpose(1, 2).flatten(1, 2)
     return looks if looks.shape[-2:] == (80, 128) else F.interpolate(looks, (80, 128), mode="area")
 
 
 def draw_labelled(rng: random.Random) -> tuple[Tensor, tuple[int, ...]]:
-    """A chunk of a random scene [3, 12, 80, 128] and its labels."""
+    """What the probe sees of a random scene, uint8 [15, 80, 128], and its labels."""
     scene = Scene.sample(rng)
     world = World.sample(rng, ((0.0, scene),), 30)
-    times = rng.uniform(0, 20) + torch.arange(CHUNK_FRAMES) / FPS
-    return render(world, times[list(LOOKS)]).transpose(0, 1) * 2 - 1, scene_labels(scene)
+    times = rng.uniform(0, 20) + torch.arange(WINDOW) / FPS
+    return (render(world, times[list(LOOKS)]).flatten(0, 1) * 255).byte(), scene_labels(scene)
 
 
 def draw_batch(rng: random.Random, count: int) -> tuple[Tensor, Tensor]:
-    """Inputs [count, 9, 80, 128] and labels [count, 6]."""
+    """Inputs uint8 [count, 15, 80, 128] and labels [count, 6]."""
     pairs = [draw_labelled(rng) for _ in range(count)]
-    looks = torch.stack([p[0] for p in pairs]).transpose(1, 2).flatten(1, 2)
-    return looks, torch.tensor([p[1] for p in pairs])
+    return torch.stack([p[0] for p in pairs]), torch.tensor([p[1] for p in pairs])
+
+
+def from_bytes(looks: Tensor) -> Tensor:
+    """uint8 pictures to [-1, 1]."""
+    return looks.float() / 127.5 - 1
 
 
 def train_probe(samples: int, steps: int, seed: int = 0) -> Probe:
@@ -69,7 +80,8 @@ def train_probe(samples: int, steps: int, seed: int = 0) -> Probe:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     for _ in range(steps):
         pick = torch.randint(samples, (64,))
-        x = looks[pick] + torch.randn(64, 1, 1, 1).abs() * .08 * torch.randn(64, 9, 80, 128)
+        x = from_bytes(looks[pick])
+        x = x + torch.randn(len(x), 1, 1, 1).abs() * .08 * torch.randn_like(x)
         if rng.random() < .5:
             x = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
         loss = sum(F.cross_entropy(logits, labels[pick, i]) for i, logits in enumerate(probe(x)))
@@ -82,7 +94,7 @@ def train_probe(samples: int, steps: int, seed: int = 0) -> Probe:
 
 @torch.no_grad()
 def read(probe: Probe, looks: Tensor) -> Tensor:
-    """Attribute indices [B, 6] that the probe sees in [B, 9, 80, 128]."""
+    """Attribute indices [B, 6] that the probe sees in [B, 15, 80, 128]."""
     return torch.stack([logits.argmax(1) for logits in probe(looks)], 1)
 
 

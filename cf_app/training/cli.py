@@ -53,13 +53,16 @@ def _data(arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from .autoencoder import load_autoencoder
-    from .data import make_shard
+    from .data import make_shard, openings
 
     vae, per_shard = load_autoencoder(arguments.out / "autoencoder" / "vae"), 16
-    for index in tqdm(range(-(-arguments.videos // per_shard)), desc="shards"):
-        path = arguments.out / "data" / f"shard_{index:04d}.safetensors"
-        if not path.exists():
-            make_shard(path, vae, per_shard, 27, arguments.seed * 100_000 + 1000 + index)
+    data, seed = arguments.out / "data", arguments.seed * 100_000
+    work = [(openings(data), 24 * per_shard, 1, seed + 50_000), (data, per_shard, 27, seed + 1000)]
+    for folder, videos, chunks, first in work:
+        for index in tqdm(range(-(-arguments.videos // per_shard)), desc=f"shards of {chunks} chunks"):
+            path = folder / f"shard_{index:04d}.safetensors"
+            if not path.exists():
+                make_shard(path, vae, videos, chunks, first + index)
 
 
 def _pictures(arguments: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 A shard is one safetensors file: `latents` float16 [N, F, C, Y, X] (normalised) and `labels` uint8 [N, chunks, 6],
 the scene each chunk's prompt names (order of `grammar.ATTRIBUTES`). Shards may be added while a training reads them.
+Beside the long videos, `openings/` holds first chunks alone: there the prompt is all that a student has to go by.
 """
 from __future__ import annotations
 
@@ -22,15 +23,15 @@ CHUNK_SECONDS = CHUNK_FRAMES / FPS
 
 
 def sample_cues(rng: random.Random, chunks: int) -> tuple[tuple[float, Scene], ...]:
-    """A first scene; in half of the videos one or two attributes change every 6 to 14 chunks, on a chunk's start."""
+    """A first scene; in most videos some or all of its attributes change every 3 to 12 chunks, on a chunk's start."""
     scene = Scene.sample(rng)
     cues = [(0.0, scene)]
-    chunk = rng.randint(6, 14)
-    while rng.random() < 0.5 and chunk < chunks:
-        names = rng.sample(tuple(ATTRIBUTES), rng.choice((1, 1, 2)))
+    chunk = rng.randint(3, 12)
+    while rng.random() < 0.7 and chunk < chunks:
+        names = rng.sample(tuple(ATTRIBUTES), rng.choice((1, 1, 2, 3, 4, 5)))
         scene = scene.changed(rng, tuple(names))
         cues.append((chunk * CHUNK_SECONDS, scene))
-        chunk += rng.randint(6, 14)
+        chunk += rng.randint(4, 12)
     return tuple(cues)
 
 
@@ -54,6 +55,11 @@ def make_shard(path: Path, vae: TinyVideoAutoencoder, videos: int, chunks: int, 
     fresh = path.with_suffix(".part")
     save_file({"latents": torch.stack(latents).contiguous(), "labels": torch.tensor(labels, dtype=torch.uint8)}, fresh)
     os.replace(fresh, path)
+
+
+def openings(folder: Path) -> Path:
+    """Where the first chunks lie that belong to the long videos in `folder`."""
+    return folder / "openings"
 
 
 class LatentVideos:

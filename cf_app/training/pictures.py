@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..model.attention import SelfContext
-from .data import LatentVideos
+from .data import LatentVideos, openings
 from .loop import Budget, Ema, Run
 from .losses import flow_matching, noised, sample_sigmas
 from .student import SHIFT, Student, student_levels
@@ -25,7 +25,7 @@ class PictureTraining:
 
     budget: Budget
     batch: int = 40
-    drop: float = 0.1
+    drop: float = 0.05
     focus: float = 0.3
     muon_rate: float = 5e-3
     adam_rate: float = 1e-3
@@ -34,7 +34,7 @@ class PictureTraining:
 
 
 def sample_chunks(videos: LatentVideos, rng: random.Random, count: int, drop: float) -> tuple[Tensor, list[str]]:
-    """`count` random chunks [B, C, 3, Y, X] and a prompt for each."""
+    """`count` random chunks of `videos` (first chunks: `data.openings`) [B, C, 3, Y, X] and a prompt for each."""
     picks = [(rng.randrange(len(videos)), rng.randrange(videos.chunks)) for _ in range(count)]
     return torch.stack([videos.clip(v, c, 1) for v, c in picks]), [videos.prompt(v, c, rng, drop) for v, c in picks]
 
@@ -45,17 +45,20 @@ def picture_flow(student: Student, x: Tensor, sigma: Tensor, prompts: list[str])
     return student.flow(x, sigma, student.text_keys_values(prompts), context)
 
 
-def train_pictures(data: Path, folder: Path, config: PictureTraining) -> Student:
-    """Trains (or resumes) in `folder` on the shards in `data`; writes the EMA weights to `student/`."""
+def train_pictures(data: Path, folder: Path, config: PictureTraining, start: Path | None = None) -> Student:
+    """Trains (or resumes) in `folder` on the first chunks in `data`; writes the EMA weights to `student/`.
+
+    Begins with the student in `start`, or with fresh weights.
+    """
     accelerator = Accelerator(mixed_precision="bf16")
     torch.manual_seed(config.seed + accelerator.process_index)
-    student = Student.embedded()
+    student = Student.load(start) if start else Student.embedded()
     optimizers = student.optimizers(config.muon_rate, config.adam_rate)
     model, *prepared = accelerator.prepare(student, *optimizers)
     run, ema = Run(accelerator, folder, config.budget), Ema(student, config.ema)
     accelerator.register_for_checkpointing(run, ema)
     run.resume()
-    videos, rng = LatentVideos(data), random.Random(config.seed * 1000 + accelerator.process_index + run.step)
+    videos, rng = LatentVideos(openings(data)), random.Random(config.seed * 1000 + accelerator.process_index + run.step)
     for step in run.steps():
         run.schedule(optimizers, [config.muon_rate, config.adam_rate], decay=.25)
         x0, prompts = sample_chunks(videos, rng, config.batch, config.drop)

@@ -22,7 +22,7 @@ from ..memory.lanes import simulate
 from ..memory.policy import Policy, SlowFast
 from ..model.attention import TextKV
 from ..model.rope import rotate
-from .data import CHUNK_LATENTS, LatentVideos
+from .data import CHUNK_LATENTS, LatentVideos, openings
 from .loop import Budget, Ema, Run
 from .losses import flow_matching, noised, predicted_x0, sample_sigmas
 from .pictures import picture_flow, sample_chunks
@@ -37,7 +37,7 @@ class RolloutTraining:
     videos: int = 6
     copies: int = 2
     pictures: int = 12
-    drop: float = 0.1
+    drop: float = 0.05
     focus: float = 0.7
     recycle: float = 0.5
     muon_rate: float = 3e-3
@@ -128,12 +128,11 @@ def rollout_flow(student: Student, rollout: Rollout, clean: Tensor | None, noisy
 
 
 def start_rollout(videos: LatentVideos, config: RolloutTraining, rng: random.Random, device: torch.device) -> Rollout:
-    """Random videos from a random start; how often a chunk is promoted is drawn anew for each rollout."""
-    offset = rng.randrange(6)
-    length = videos.chunks - offset
+    """Random videos from their start; how often a chunk is promoted is drawn anew for each rollout."""
+    length = videos.chunks
     picks = [rng.randrange(len(videos)) for _ in range(config.videos)]
-    prompts = [[videos.prompt(v, offset + c, rng, config.drop) for c in range(length)] for v in picks]
-    latents = torch.stack([videos.clip(v, offset, length) for v in picks]).to(device)
+    prompts = [[videos.prompt(v, c, rng, config.drop) for c in range(length)] for v in picks]
+    latents = torch.stack([videos.clip(v, 0, length) for v in picks]).to(device)
     rate = rng.choice((0.1, 0.3, 0.5, 0.5, 0.7, 1.0))
     return Rollout(latents, prompts, [rng.random() < rate for _ in range(length)], SlowFast())
 
@@ -157,6 +156,7 @@ def train_rollouts(data: Path, start: Path, folder: Path, config: RolloutTrainin
     accelerator.register_for_checkpointing(run, ema)
     run.resume()
     videos, rng = LatentVideos(data), random.Random(config.seed * 1000 + accelerator.process_index + run.step)
+    first = LatentVideos(openings(data))
     rollout, bank = start_rollout(videos, config, rng, accelerator.device), deque[Tensor](maxlen=400)
     for step in run.steps():
         run.schedule(optimizers, [config.muon_rate, config.adam_rate], decay=.35)
@@ -172,7 +172,7 @@ def train_rollouts(data: Path, start: Path, folder: Path, config: RolloutTrainin
         errors = (flow.detach() - (noise - x0)).square().flatten(1).mean(1)
         loss = flow_matching(flow, x0, noise)
         accelerator.backward(loss)
-        picture = _picture_loss(model, videos, config, rng, accelerator)
+        picture = _picture_loss(model, first, config, rng, accelerator)
         norm = accelerator.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in prepared:
             optimizer.step()
@@ -198,10 +198,10 @@ def _mean(values: Tensor) -> float:
     return float(values.mean()) if len(values) else -1.0
 
 
-def _picture_loss(model: torch.nn.Module, videos: LatentVideos, config: RolloutTraining, rng: random.Random,
+def _picture_loss(model: torch.nn.Module, first: LatentVideos, config: RolloutTraining, rng: random.Random,
                   accelerator: Accelerator) -> Tensor:
     """Keeps the first chunk in training: adds its gradient, weighted by its share of the samples."""
-    x0, prompts = sample_chunks(videos, rng, config.pictures, config.drop)
+    x0, prompts = sample_chunks(first, rng, config.pictures, config.drop)
     x0 = x0.to(accelerator.device)
     sigma = sample_sigmas(len(x0), SHIFT, student_levels(), config.focus).to(x0)
     noise = torch.randn_like(x0)

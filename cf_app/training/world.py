@@ -18,20 +18,22 @@ from .grammar import Scene
 
 HEIGHT, WIDTH, FPS = 80, 128, 16
 HORIZON = 56.0            # y of the ground's upper edge
-SWEEP_SECONDS = 16.0      # period of the sweeping camera: what leaves comes back 8 s later or more
-SWEEP_REACH = 72.0        # its amplitude in units: a little over half a picture each way
+GROUND = 71.0             # y of what the subject stands on
+SWEEP_SECONDS = 16.0      # period of the sweeping camera: what leaves comes back about 8 s later
+SWEEP_REACH = 144.0       # how far it goes, to the right and back (units): at the far end nothing of the start is left
 PAN_SPEED = 9.0           # units per second
 BLEND_SECONDS = 1.0       # length of the cross-fade after a change of prompt
-RADIUS = 12.5             # of the subject: three latent cells across
+RADIUS = 16.0             # of the subject: four latent cells across
 
 Colour = tuple[float, float, float]
 _SUBJECT: dict[str, Colour] = {
     "red": (.90, .16, .16), "orange": (1., .55, .08), "yellow": (1., .88, .15), "green": (.15, .72, .25),
     "blue": (.16, .36, .95), "purple": (.55, .20, .80), "pink": (1., .50, .72), "white": (.98, .98, .98),
 }
+# Duller than every subject: the eye (and the student) must never take a tree for the ball.
 _LANDMARK: tuple[Colour, ...] = (
-    (.85, .22, .20), (.95, .60, .15), (.95, .85, .30), (.20, .55, .30), (.15, .62, .65), (.20, .35, .80),
-    (.55, .25, .65), (.90, .50, .65), (.92, .92, .92), (.20, .20, .25),
+    (.66, .33, .27), (.76, .56, .32), (.80, .74, .50), (.42, .47, .25), (.20, .42, .33), (.33, .52, .55),
+    (.27, .34, .52), (.43, .31, .48), (.74, .58, .60), (.80, .79, .76), (.25, .25, .30),
 )
 _KINDS = ("house", "tree", "pine", "tower")
 # place: ground, near hills, far hills, height of the hills (units)
@@ -68,9 +70,7 @@ class World:
     cues: tuple[tuple[float, Scene], ...]
     landmarks: tuple[Landmark, ...]
     hills: tuple[float, ...]      # six phases
-    phases: tuple[float, ...]     # of the subject's motion: three
     sun_x: float
-    start: float                  # phase of the sweep, 0 to 1
 
     @staticmethod
     def sample(rng: random.Random, cues: tuple[tuple[float, Scene], ...], seconds: float = 60.0) -> World:
@@ -80,31 +80,38 @@ class World:
         while x < reach + WIDTH:
             kind = rng.choice(_KINDS)
             body, roof = rng.sample(_LANDMARK, 2)
-            landmarks.append(Landmark(kind, x, rng.uniform(20, 32), body, roof))
+            landmarks.append(Landmark(kind, x, rng.uniform(18, 28), body, roof))
             x += rng.uniform(34, 62)
-        return World(cues, tuple(landmarks), tuple(rng.uniform(0, 2 * math.pi) for _ in range(6)),
-                     tuple(rng.uniform(0, 1) for _ in range(3)), rng.uniform(18, 110), rng.random())
+        return World(cues, tuple(landmarks), tuple(rng.uniform(0, 2 * math.pi) for _ in range(6)), rng.uniform(18, 110))
 
     def camera(self, seconds: float) -> float:
         """x of the camera (units) at `seconds`; continuous over every change of prompt."""
+        moves = [cue for i, cue in enumerate(self.cues) if i == 0 or cue[1].camera != self.cues[i - 1][1].camera]
         x = 0.0
-        for i, (begin, scene) in enumerate(self.cues):
-            end = self.cues[i + 1][0] if i + 1 < len(self.cues) else math.inf
+        for i, (begin, scene) in enumerate(moves):
+            end = moves[i + 1][0] if i + 1 < len(moves) else math.inf
             spent = min(seconds, end) - begin
             if spent < 0:
                 break
-            x += _camera_path(scene.camera, self.start, spent)
+            x += _camera_path(scene.camera, spent)
         return x
+
+    def motion_clock(self, motion: str, seconds: float) -> float:
+        """Seconds since the newest unbroken stretch of cues with `motion` began: each motion starts at its zero."""
+        last = max(i for i, (begin, scene) in enumerate(self.cues)
+                   if begin <= seconds + 1e-6 and scene.motion == motion)
+        while last and self.cues[last - 1][1].motion == motion:
+            last -= 1
+        return seconds - self.cues[last][0]
 
     def scene_at(self, seconds: float) -> Scene:
         """The scene that the prompt in force at `seconds` names."""
         return [scene for begin, scene in self.cues if begin <= seconds + 1e-6][-1]
 
 
-def _camera_path(camera: str, start: float, spent: float) -> float:
+def _camera_path(camera: str, spent: float) -> float:
     if camera == "sweeps":
-        phase = 2 * math.pi * start
-        return SWEEP_REACH * (math.sin(2 * math.pi * spent / SWEEP_SECONDS + phase) - math.sin(phase))
+        return SWEEP_REACH / 2 * (1 - math.cos(2 * math.pi * spent / SWEEP_SECONDS))
     return {"still": 0.0, "right": PAN_SPEED, "left": -PAN_SPEED}[camera] * spent
 
 
@@ -194,15 +201,15 @@ class _Canvas:
 
     def _subject(self) -> None:
         """Every (shape, motion) that weighs something now; a change cross-fades."""
-        light = .55 + .45 * self.light
+        light = .7 + .3 * self.light
         colour = self.blend(lambda s: _SUBJECT[s.colour]) * light
         pairs = {(s.shape, s.motion) for parts in self.mix for s, w in parts if w > 0}
         for shape, motion in sorted(pairs):
             weight = self.blend(lambda s, p=(shape, motion): float((s.shape, s.motion) == p))[:, 0]
             x, y, turn = self._motion(motion)
-            lift = (70.0 - RADIUS - y).clamp(min=0)
-            shadow = torch.hypot((self.x - x) / (10.5 - .12 * lift), (self.y - 71.0) / 2.4) - 1
-            self.paint((.5 - shadow * 2.4 / self.unit).clamp(0, 1) * .35 * weight, torch.zeros_like(colour))
+            lift = (GROUND - RADIUS - y).clamp(min=0)
+            shadow = torch.hypot((self.x - x) / (13.5 - .15 * lift), (self.y - GROUND - 1) / 2.6) - 1
+            self.paint((.5 - shadow * 2.6 / self.unit).clamp(0, 1) * .35 * weight, torch.zeros_like(colour))
             u, v = self.x - x, self.y - y
             u, v = u * turn.cos() + v * turn.sin(), v * turn.cos() - u * turn.sin()
             distance = _SHAPES[shape](u, v)
@@ -210,17 +217,23 @@ class _Canvas:
             self.paint(self.cover(distance) * weight, shade)
 
     def _motion(self, motion: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Centre x, y (units) and turn (radians) of the subject, each [P, 1, 1]; on screen, not in the world."""
-        t, (a, b, _) = self.times[:, None, None], self.world.phases
-        ground = 70.0 - RADIUS
+        """Centre x, y (units) and turn (radians) of the subject, each [P, 1, 1]; on screen, not in the world.
+
+        Every motion starts in the middle at its own zero, so a prompt alone says what its first chunk shows.
+        """
+        shows = [any(s.motion == motion for s, _ in parts) for parts in self.mix]
+        clock = [self.world.motion_clock(motion, t) if shown else 0.0
+                 for t, shown in zip(self.times.tolist(), shows, strict=True)]
+        t = torch.tensor(clock, device=self.times.device)[:, None, None]
+        rest = GROUND - RADIUS
         if motion == "hops":
-            cycle = (t / 1.5 + a) % 1.0
-            return 64 + 14 * (2 * math.pi * (t / 6 + b)).sin(), ground - 26 * 4 * cycle * (1 - cycle), 0 * t
+            cycle = (t / 1.5) % 1.0
+            return 64 + 16 * (2 * math.pi * t / 6).sin(), rest - 24 * 4 * cycle * (1 - cycle), 0 * t
         if motion == "rolls":
-            x = 30 * (2 * math.pi * (t / 6 + a)).sin()
-            return 64 + x, ground + 0 * t, x / RADIUS
-        sway = 2 * math.pi * (t / 4.5 + a)
-        return 64 + 12 * (sway / 2 + b).sin(), 34 + 5 * sway.sin(), .18 * sway.cos()
+            x = 32 * (2 * math.pi * t / 6).sin()
+            return 64 + x, rest + 0 * t, x / RADIUS
+        sway = 2 * math.pi * t / 4.5
+        return 64 + 14 * (sway / 2).sin(), 33 + 5 * sway.sin(), .18 * sway.sin()
 
 
 def _weights(world: World, seconds: float) -> list[tuple[Scene, float]]:
@@ -259,14 +272,14 @@ def _star(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     folded = (torch.remainder(angle + sector / 2, sector) - sector / 2).abs()
     r = torch.hypot(x, y)
     px, py = r * folded.cos(), r * folded.sin()
-    outer, inner = RADIUS * 1.15, RADIUS * .52
+    outer, inner = RADIUS * 1.3, RADIUS * .58
     ix, iy = inner * math.cos(sector / 2), inner * math.sin(sector / 2)
     ex, ey = ix - outer, iy
     return ((px - outer) * ey - py * ex) / math.hypot(ex, ey)
 
 
 def _heart(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    s = RADIUS * .95
+    s = RADIUS * 1.06
     u, v = x.abs() / s, -(y / s) + .45
     lobe = torch.hypot(u - .5, v - .62) - .56
     tip = torch.maximum((u + -(v + .62)) / math.sqrt(2), v - .62)
