@@ -1,4 +1,4 @@
-"""The command line: ``python -m cf_app generate | models | train | evaluate | benchmark``.
+"""The command line: ``python -m cf_app generate | models | train | evaluate | prove | benchmark``.
 
 A subcommand is a module with ``add_arguments(parser)`` and ``run(arguments) -> int``; one line in ``COMMANDS`` adds it.
 Modules are imported only when asked for. Bad input ends with exit code 2 and one line that says what to do.
@@ -19,6 +19,7 @@ COMMANDS = {
     "convert": ("cf_app.convert", "make a model folder of an original checkpoint"),
     "train": ("cf_app.training.cli", "train the embedded model, stage by stage"),
     "evaluate": ("cf_app.evaluation.cli", "read back from the pixels whether prompts are followed"),
+    "prove": ("cf_app.evaluation.prove", "measure memory, prompts, switches and drift, the truth beside them"),
     "benchmark": ("cf_app.evaluation.benchmark", "measure speed, start and playback on this machine"),
 }
 

@@ -1,0 +1,96 @@
+"""What the prompt names, read back by the probe: in a film's last two chunks, and after a change of prompt.
+
+A reading at a chunk is of that chunk and the next, as the probe wants it. *Switch latency* counts the chunks from the
+change until the probe reads the new value, and again one chunk later; 0 is the very chunk at which the change applies.
+The world itself takes a second to cross-fade.
+"""
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..training.data import CHUNK_FRAMES
+from ..training.grammar import ATTRIBUTES, Scene, scene_labels
+from .films import Film, Take, looks
+from .probe import LOOKS, Probe, read
+
+READ_CHUNKS = 8                   # prompt following: length of a film, of which the last two chunks are read
+SWITCH_AT, SWITCH_CHUNKS = 6, 15  # chunk of the change, length of the film
+SWITCH_READ = range(SWITCH_AT, SWITCH_CHUNKS - 1)
+
+
+def frames_of(chunks: Sequence[int]) -> tuple[int, ...]:
+    """Pixel frames that readings at these chunks need."""
+    return tuple(chunk * CHUNK_FRAMES + offset for chunk in chunks for offset in LOOKS)
+
+
+def prompt_takes(count: int, seed: int = 7) -> list[Take]:
+    """`count` random scenes in random words."""
+    rng = random.Random(seed)
+    keep = frames_of((READ_CHUNKS - 2,))
+    return [Take(((0, Scene.sample(rng)),), 20_000 + i, READ_CHUNKS, keep, words=i) for i in range(count)]
+
+
+def switch_takes(count: int, switch: str = "keep", seed: int = 8) -> list[Take]:
+    """`count` random scenes of which one attribute changes; the attributes take turns."""
+    rng, names = random.Random(seed), tuple(ATTRIBUTES)
+    keep, takes = frames_of(SWITCH_READ), []
+    for i in range(count):
+        scene = Scene.sample(rng)
+        cues = ((0, scene), (SWITCH_AT, scene.changed(rng, (names[i % len(names)],))))
+        takes.append(Take(cues, 30_000 + i, SWITCH_CHUNKS, keep, switch=switch, words=i))
+    return takes
+
+
+def readings(probe: Probe, film: Film, chunks: Sequence[int]) -> torch.Tensor:
+    """Attribute indices [chunks, 6] that the probe reads at these chunks."""
+    return read(probe, torch.cat([looks(film, chunk, LOOKS) for chunk in chunks]))
+
+
+def following(probe: Probe, takes: Sequence[Take], films: Sequence[Film]) -> dict[str, float]:
+    """Accuracy per attribute over films' last two chunks, and "mean", 0 to 1."""
+    right = torch.cat([readings(probe, film, (READ_CHUNKS - 2,))
+                       == torch.tensor(scene_labels(take.cues[0][1])) for take, film in zip(takes, films, strict=True)])
+    result = dict(zip(ATTRIBUTES, right.float().mean(0).tolist(), strict=True))
+    return {**result, "mean": statistics.mean(result.values())}
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Part of the changes that ever show, and of those the median and the mean of chunks until they do (-1: none)."""
+
+    count: int
+    shown: float
+    median: float
+    mean: float
+
+
+def first_shown(read_values: Sequence[int], value: int) -> int | None:
+    """Index of the first of two successive readings of `value` (the last reading may stand alone)."""
+    hits = [seen == value for seen in read_values]
+    return next((i for i, hit in enumerate(hits) if hit and all(hits[i:i + 2])), None)
+
+
+def latencies(probe: Probe, takes: Sequence[Take], films: Sequence[Film]) -> dict[str, Latency]:
+    """Switch latency per attribute, and over "all"."""
+    rows: dict[str, list[int | None]] = {name: [] for name in ATTRIBUTES}
+    for take, film in zip(takes, films, strict=True):
+        before, after = take.cues[0][1], take.cues[1][1]
+        seen = readings(probe, film, SWITCH_READ)
+        pairs = zip(ATTRIBUTES, scene_labels(before), scene_labels(after), strict=True)
+        for index, (name, old, new) in enumerate(pairs):
+            if old != new:
+                rows[name].append(first_shown(seen[:, index].tolist(), new))
+    rows["all"] = [value for values in rows.values() for value in values]
+    return {name: _latency(values) for name, values in rows.items() if values}
+
+
+def _latency(values: Sequence[int | None]) -> Latency:
+    shown = [value for value in values if value is not None]
+    if not shown:
+        return Latency(len(values), 0.0, -1.0, -1.0)
+    return Latency(len(values), len(shown) / len(values), float(statistics.median(shown)), statistics.mean(shown))

@@ -1,0 +1,243 @@
+"""Each measure of `prove`: which films it needs, what is read from them, its rows and its pictures."""
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import cf_app
+
+from ..engine.engine import Engine
+from ..memory.policy import Fifo, InfinityRope, Policy, SinkWindow, SlowFast, Uniform
+from ..training.data import CHUNK_FRAMES
+from . import drift, prompts, revisit
+from .films import Film, Studio, Take, draw, recoded
+from .probe import LOOKS, Probe, load_probe, save_probe, train_probe
+from .report import Results, sheet
+
+SHEET = (40, 84, 128, 172, 216)   # pixel frames of a sweep's picture: mirrored about the far end
+TEACHER_STEPS = 32
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every measure works with. `probe` loads (or trains) the probe when it is first wanted."""
+
+    studio: Studio
+    probe: Callable[[], Probe]
+
+    def film(self, takes: Sequence[Take], label: str) -> list[Film]:
+        """Films with a progress bar."""
+        return list(tqdm(self.studio.films(takes), total=len(takes), desc=label, unit="film", leave=False))
+
+
+@contextmanager
+def bench(arguments: argparse.Namespace) -> Iterator[Bench]:
+    """A studio for the duration of a command."""
+    with Studio(loader(arguments.model, arguments), arguments.workers) as studio:
+        yield Bench(studio, partial(ready_probe, arguments.probe))
+
+
+def loader(model: str | None, arguments: argparse.Namespace) -> Callable[[], Engine]:
+    """Loads an engine, with one thread where several processes share the cores."""
+    return partial(cf_app.load, model, device=arguments.device, threads=1 if arguments.workers > 1 else None)
+
+
+def ready_probe(path: Path) -> Probe:
+    """The probe in `path`, trained and written there first where there is none."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tqdm.write("no probe yet: training it on renders")
+        save_probe(train_probe(samples=8000, steps=1200), path)
+    return load_probe(path)
+
+
+def policies(own: Policy) -> dict[str, Policy]:
+    """What is compared, by name. Slow-Fast is the model's own, with its tau."""
+    slow = own if isinstance(own, SlowFast) else SlowFast()
+    return {
+        "slow-fast": slow,
+        "fifo": Fifo(),
+        "fifo-bounded": InfinityRope(sink=0, window=21),
+        "sink-window": SinkWindow(),
+        "infinity-rope": InfinityRope(),
+        "uniform-1": Uniform(every=1),
+        "uniform-2": Uniform(every=2),
+        "unbounded": replace(slow, bounded=False),
+    }
+
+
+def chosen_policies(own: Policy, names: Sequence[str] | None) -> dict[str, Policy]:
+    """All of `policies`, or those named; ValueError for an unknown name."""
+    known = policies(own)
+    if unknown := sorted(set(names or ()) - set(known)):
+        raise ValueError(f"policy {', '.join(unknown)}: expected some of {', '.join(known)}")
+    return {name: policy for name, policy in known.items() if not names or name in names}
+
+
+def revisits(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
+    """The sweeping camera under every policy and a sweep of tau."""
+    takes = revisit.sweep_takes(arguments.seeds)
+    trial = Trial(takes, revisit.SWEEP_GAPS)
+    results.begin("revisit", seeds=arguments.seeds, interval="95 % bootstrap", gaps_in_seconds=list(trial.gaps))
+    pictures = {}
+    for label, films in trial.truths(bench):
+        results.add("revisit", label, trial.row(films)[0])
+        pictures[label] = _sheet_row(films[0])
+    base: dict[float, list[revisit.Distances]] | None = None
+    todo = dict(chosen_policies(bench.studio.engine.policy, arguments.policies))
+    while todo:
+        label, policy = next(iter(todo.items()))
+        del todo[label]
+        films = bench.film(trial.takes_with(policy), label)
+        row, distances = trial.row(films, base)
+        results.add("revisit", label, row)
+        pictures[label] = _sheet_row(films[0])
+        sheet(pictures, results.folder / "revisit.png")
+        if label == "slow-fast":
+            base = distances
+            todo |= tau_sweep(policy, films, arguments.taus)
+
+
+def tau_sweep(policy: Policy, films: Sequence[Film], count: int) -> dict[str, Policy]:
+    """Slow-Fast with `count` thresholds, placed where they would promote evenly spaced parts of the chunks."""
+    similarities = [value for film in films for value in film.similarities]
+    if not isinstance(policy, SlowFast) or not similarities or count < 1:
+        return {}
+    parts = (np.arange(count) + .5) / count
+    taus = [min(1.0, round(float(tau), 5)) for tau in np.quantile(similarities, parts)]
+    return {f"tau {tau:g} ({part:.0%})": replace(policy, tau=tau) for tau, part in zip(taus, parts, strict=True)}
+
+
+def gaps(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
+    """Longer absences: the camera pans away, waits, and pans back."""
+    results.begin("gaps", seeds=arguments.seeds, interval="95 % bootstrap")
+    trials = {gap: Trial(revisit.wait_takes(arguments.seeds, gap), (gap,)) for gap in revisit.WAITS}
+    for label in ("truth", *chosen_policies(bench.studio.engine.policy, arguments.policies)):
+        row: dict[str, object] = {}
+        for gap, trial in trials.items():
+            policy = policies(bench.studio.engine.policy).get(label)
+            films = ([draw(take) for take in trial.takes] if label == "truth"
+                     else bench.film(trial.takes_with(policy), f"{label}, {gap:g} s"))
+            row |= {name if name.endswith(" s") else f"{name} {gap:g} s": value
+                    for name, value in trial.row(films)[0].items() if name != "promoted"}
+        results.add("gaps", label, row)
+
+
+class Trial:
+    """Takes that share a camera, and what is compared in their films."""
+
+    def __init__(self, takes: Sequence[Take], gaps: Sequence[float]) -> None:
+        self.gaps, self.plan = tuple(gaps), revisit.plan(takes[0], gaps)
+        last = takes[0].chunks * CHUNK_FRAMES
+        keep = tuple(sorted({*revisit.wanted(self.plan), *(i for i in SHEET if i < last)}))
+        self.takes = [replace(take, keep=keep) for take in takes]
+        self.groups = [revisit.group_of(take) for take in takes]
+
+    def takes_with(self, policy: Policy | None, steps: int | None = None) -> list[Take]:
+        return [replace(take, policy=policy, steps=steps) for take in self.takes]
+
+    def truths(self, bench: Bench) -> Iterator[tuple[str, list[Film]]]:
+        """The world itself, and the world as the autoencoder gives it back."""
+        yield "truth", [draw(take) for take in tqdm(self.takes, desc="truth", unit="film", leave=False)]
+        engine = bench.studio.engine
+        takes = tqdm(self.takes, desc="autoencoder", unit="film", leave=False)
+        yield "truth, autoencoder", [recoded(engine, take) for take in takes]
+
+    def distances(self, films: Sequence[Film]) -> dict[float, list[revisit.Distances]]:
+        return {gap: revisit.compare(films, self.groups, self.plan[gap]) for gap in self.gaps}
+
+    def row(self, films: Sequence[Film], base: dict[float, list[revisit.Distances]] | None = None
+            ) -> tuple[dict[str, object], dict[float, list[revisit.Distances]]]:
+        """One row of a table, with how far `base` (Slow-Fast) lies above it at the middle gap."""
+        distances = self.distances(films)
+        scores = {gap: revisit.score(rows) for gap, rows in distances.items()}
+        middle = self.gaps[len(self.gaps) // 2]
+        row: dict[str, object] = {f"{gap:g} s": [s.mean, s.low, s.high] for gap, s in scores.items()}
+        row |= {"recognised": scores[middle].recognised, "moved": scores[middle].moved,
+                "contrast": scores[middle].contrast}
+        chunks = self.takes[0].chunks * len(films)
+        row["promoted"] = sum(film.promotions for film in films) / chunks
+        if base is not None:
+            row[f"slow-fast is above at {middle:g} s"] = list(revisit.difference(base[middle], distances[middle]))
+        return row, distances
+
+
+def _sheet_row(film: Film) -> list[np.ndarray]:
+    return [film.frames[i] for i in SHEET]
+
+
+def following(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
+    """Accuracy per attribute."""
+    takes, probe = prompts.prompt_takes(arguments.prompts), bench.probe()
+    results.begin("prompts", prompts=arguments.prompts, read=f"last 2 of {prompts.READ_CHUNKS} chunks")
+    for label, films in (("truth", [draw(t) for t in takes]), ("student", bench.film(takes, "prompts"))):
+        results.add("prompts", label, prompts.following(probe, takes, films))
+
+
+def switching(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
+    """Chunks until a change of prompt shows, per attribute."""
+    takes, probe = prompts.switch_takes(arguments.switches), bench.probe()
+    results.begin("switch", changes=arguments.switches, unit="chunks until it shows", watched=len(prompts.SWITCH_READ))
+    runs = {"truth": lambda: [draw(take) for take in takes]}
+    for mode in arguments.modes:
+        runs[mode] = partial(bench.film, [replace(take, switch=mode) for take in takes], f"switch, {mode}")
+    for label, shoot in runs.items():
+        films = shoot()
+        for name, latency in prompts.latencies(probe, takes, films).items():
+            results.add("switch", f"{label}: {name}", asdict(latency))
+        if label != "truth":
+            at = prompts.frames_of(range(prompts.SWITCH_AT, prompts.SWITCH_AT + 5))[::len(LOOKS)]
+            rows = {f"{i}: {' / '.join(text for _, text in take.prompts())[:22]}": [film.frames[f] for f in at]
+                    for i, (take, film) in enumerate(zip(takes[:6], films[:6], strict=True))}
+            sheet(rows, results.folder / f"switch_{label}.png")
+
+
+def drifting(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
+    """Minute by minute, the truth beside it."""
+    takes, probe = drift.drift_takes(arguments.films, arguments.minutes), bench.probe()
+    results.begin("drift", films=arguments.films, minutes=arguments.minutes, against="each film's own first minute")
+    truth = drift.minute_by_minute(probe, takes, [draw(take) for take in takes])
+    films = bench.film(takes, "drift")
+    student = drift.minute_by_minute(probe, takes, films)
+    for label, minutes in (("truth", truth), ("student", student)):
+        for minute in minutes:
+            row = asdict(minute)
+            results.add("drift", f"{label}, minute {row.pop('minute')}", row)
+    first = [prompts.frames_of((drift.MINUTE * minute,))[0] for minute in range(arguments.minutes)]
+    sheet({f"film {i}": [film.frames[at] for at in first] for i, film in enumerate(films)},
+          results.folder / "drift.png", scale=1)
+
+
+def few_and_many(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
+    """The same measures with other numbers of denoising steps, and for a teacher with its many."""
+    results.begin("steps", prompts=arguments.prompts, seeds=arguments.seeds)
+    runs = [(f"{bench.studio.engine.name}, {steps} steps", bench, steps) for steps in arguments.steps]
+    for label, where, steps in runs:
+        results.add("steps", label, _at_steps(where, arguments, steps, label))
+    if arguments.teacher:
+        with Studio(loader(arguments.teacher, arguments), arguments.workers) as studio:
+            label = f"teacher, {TEACHER_STEPS} steps"
+            results.add("steps", label, _at_steps(Bench(studio, bench.probe), arguments, TEACHER_STEPS, label))
+
+
+def _at_steps(bench: Bench, arguments: argparse.Namespace, steps: int, label: str) -> dict[str, object]:
+    asked = [replace(take, steps=steps) for take in prompts.prompt_takes(arguments.prompts)]
+    films = bench.film(asked, f"{label}: prompts")
+    row: dict[str, object] = dict(prompts.following(bench.probe(), asked, films))
+    row["sharpness"] = drift.sharpness(films)
+    trial = Trial(revisit.sweep_takes(arguments.seeds), revisit.SWEEP_GAPS)
+    seen, _ = trial.row(bench.film(trial.takes_with(None, steps), f"{label}: revisit"))
+    return row | {f"revisit {name}": value for name, value in seen.items() if name.endswith(" s")}
+
+
+PROOFS: dict[str, Callable[[Bench, argparse.Namespace, Results], None]] = {
+    "prompts": following, "revisit": revisits, "gaps": gaps, "switch": switching, "drift": drifting,
+    "steps": few_and_many,
+}

@@ -1,0 +1,66 @@
+"""`python -m cf_app prove`: does the student remember, follow, switch and last? Tables, JSON and pictures.
+
+Measures: `prompts` (following), `revisit` (memory policies on a sweeping camera), `gaps` (longer absences), `switch`
+(latency of a change of prompt), `drift` (minutes), `steps` (few against many). The same seeds for every policy. The
+truth, rendered, goes through every measure first: what it scores is the most that can be read.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+MEASURES = ("prompts", "revisit", "gaps", "switch", "drift", "steps")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the `prove` command."""
+    parser.add_argument("measures", nargs="*", metavar="measure",
+                        help=f"{', '.join(MEASURES)}, or all (default: prompts revisit switch)")
+    parser.add_argument("--model", help="folder or name of a model (default: the one that comes along)")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
+    parser.add_argument("--teacher", help="steps: folder of a teacher's model, measured beside the student")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1,
+                        help="processes that film side by side, one thread each (default: all cores)")
+    parser.add_argument("--seeds", type=int, default=24, help="revisit, gaps: films of a policy (default %(default)s)")
+    parser.add_argument("--policies", nargs="+", metavar="NAME",
+                        help="revisit, gaps: only these (slow-fast, fifo, ...)")
+    parser.add_argument("--taus", type=int, default=3, help="revisit: thresholds in the sweep (default %(default)s)")
+    parser.add_argument("--prompts", type=int, default=100, help="prompts: scenes (default %(default)s)")
+    parser.add_argument("--switches", type=int, default=60, help="switch: changes of prompt (default %(default)s)")
+    parser.add_argument("--modes", nargs="+", default=["keep"], choices=("keep", "recache", "flush", "reset"),
+                        help="switch: what a change of prompt does to the memory (default: keep)")
+    parser.add_argument("--minutes", type=int, default=10, help="drift: length of a film (default %(default)s)")
+    parser.add_argument("--films", type=int, default=4, help="drift: films (default %(default)s)")
+    parser.add_argument("--steps", type=int, nargs="+", default=[4, 32],
+                        help="steps: numbers of denoising steps (default: 4 32)")
+    parser.add_argument("--probe", type=Path, default=Path("runs/probe.safetensors"),
+                        help="the probe's weights; trained (minutes) and written there first where there are none")
+    parser.add_argument("--out", type=Path, default=Path("runs/proof"), help="folder of proof.json and the pictures")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measures and prints; returns the exit code.
+
+    Raises:
+        ValueError: an unknown measure or policy, or a number that makes no sense.
+    """
+    chosen = tuple(arguments.measures) or ("prompts", "revisit", "switch")
+    chosen = MEASURES if "all" in chosen else chosen
+    if unknown := sorted(set(chosen) - set(MEASURES)):
+        raise ValueError(f"measure {', '.join(unknown)}: expected some of {', '.join(MEASURES)}, or all")
+    for name in ("seeds", "prompts", "switches", "minutes", "films", "workers"):
+        if vars(arguments)[name] < 1:
+            raise ValueError(f"--{name} is {vars(arguments)[name]}, expected at least 1")
+    from tqdm import tqdm
+
+    from . import proofs
+    from .report import Results
+
+    results = Results(arguments.out)
+    with proofs.bench(arguments) as bench:
+        for measure in chosen:
+            proofs.PROOFS[measure](bench, arguments, results)
+            tqdm.write("\n" + results.table(measure))
+    tqdm.write(f"\n{results.path}")
+    return 0

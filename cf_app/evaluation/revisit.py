@@ -1,0 +1,245 @@
+"""Revisit consistency: when the camera comes back, is the same thing there as when it left?
+
+Landmarks are in no prompt, so only memory can bring them back. A *revisit* is a strip of the picture that left it, was
+out of sight for `gap` seconds, and should be on the screen again. The strip as it left is compared with what came
+back, at the best alignment in a small window of time and columns, and with what came back in *other* worlds of the
+same place and time of day, made by the same model under the same policy. The score
+
+    1 - mean distance to what came back / mean distance to what came back elsewhere
+
+is 1 for the truth and 0 if what comes back has nothing to do with what left, however sharp or blurred the pictures
+are. `moved` is the distance to what is seen at the far end, on the same scale: near 1 where the camera really leaves
+(a camera that stands still would look consistent for free), 0 where it stays.
+
+The subject is masked: it is on the screen all the time. So are sky and ground, which are the same in every world, and
+the sun, which does not move: scenes are by day or at night, where it stands above the rows that are compared.
+"""
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from ..training.data import CHUNK_FRAMES, CHUNK_SECONDS
+from ..training.grammar import COLOURS, PLACES, SHAPES, Scene
+from ..training.world import FPS, WIDTH
+from .films import Cues, Film, Take, world_of
+
+ROWS = slice(23, 63)            # hills and landmarks: below the sun, above the bare ground
+COLUMNS = (2, WIDTH - 22)       # first columns of the strips, left and right of where hopping and floating subjects go
+STRIP = 20                      # columns
+SHIFT, LATE, STRIDE = 2, 8, 2   # window of alignment: columns either way, pixel frames either way and their step
+SWEEP_CHUNKS = 22               # a whole period of the sweeping camera
+PAN_CHUNKS = 8                  # there, and back again, around the wait of a longer gap
+SWEEP_GAPS = (4.0, 8.0, 12.0)
+WAITS = {16.0: 9, 24.0: 20}     # gap in seconds: chunks that the camera waits at the far end
+NOTHING = 1e-6                  # mean squared difference of worlds below which there is nothing to remember: score 0
+TOLERANCE = 1.25                # seconds by which a gap may differ from its name
+
+
+@dataclass(frozen=True)
+class Revisit:
+    """Pixel frames: the strip at `column` is seen at `left`, out of sight at `away`, due again at `back`."""
+
+    left: int
+    away: int
+    back: int
+    column: int
+    gap: float
+
+
+def find_revisits(path: Sequence[float]) -> list[Revisit]:
+    """Every revisit of a camera whose x (units = pixels) at each pixel frame is `path`, every `STRIDE` frames."""
+    x, found = np.asarray(path), []
+    for left in range(0, len(x), STRIDE):
+        for column in COLUMNS:
+            first = x[left] + column
+            middle, last = first + STRIP / 2, first + STRIP
+            seen = (x <= middle) & (middle < x + WIDTH)
+            gone = np.flatnonzero(~seen[left:])
+            if not len(gone):
+                continue
+            out = left + int(gone[0])
+            again = np.flatnonzero(seen[out:])
+            if not len(again):
+                continue
+            back_in = out + int(again[0])
+            hidden = np.flatnonzero((last <= x[out:back_in]) | (first >= x[out:back_in] + WIDTH))
+            crossing = np.flatnonzero(np.diff(np.sign(x[back_in:] - x[left])) != 0)
+            if not len(hidden) or not len(crossing):
+                continue
+            at = back_in + int(crossing[0])
+            back = min((at, at + 1), key=lambda i: abs(x[i] - x[left]))
+            if back + LATE < len(x):
+                away = out + int(hidden[len(hidden) // 2])
+                found.append(Revisit(left, away, back, column, (back_in - out) / FPS))
+    return found
+
+
+def choose(revisits: Sequence[Revisit], gap: float, count: int = 4) -> list[Revisit]:
+    """Up to `count` revisits after about `gap` seconds, spread evenly."""
+    near = [revisit for revisit in revisits if abs(revisit.gap - gap) <= TOLERANCE]
+    return [near[i] for i in np.unique(np.linspace(0, len(near) - 1, count).round().astype(int))] if near else []
+
+
+def camera_path(take: Take) -> list[float]:
+    """x of the camera of the take's world at every pixel frame."""
+    world = world_of(take)
+    return [world.camera(i / FPS) for i in range(take.chunks * CHUNK_FRAMES)]
+
+
+def plan(take: Take, gaps: Sequence[float]) -> dict[float, list[Revisit]]:
+    """What to compare in films of `take`'s camera, by gap.
+
+    Raises:
+        ValueError: the camera never comes back after such a gap.
+    """
+    revisits = find_revisits(camera_path(take))
+    chosen = {gap: choose(revisits, gap) for gap in gaps}
+    for gap, rows in chosen.items():
+        if not rows:
+            at = sorted({round(revisit.gap) for revisit in revisits})
+            raise ValueError(f"nothing comes back after {gap:g} s within {take.chunks * CHUNK_SECONDS:g} s; after "
+                             f"{', '.join(map(str, at)) or 'no'} s it does: choose another gap or a longer film")
+    return chosen
+
+
+def window(at: int) -> list[int]:
+    """The pixel frames around `at` in which the best alignment is looked for."""
+    return [i for i in range(at - LATE, at + LATE + 1, STRIDE) if i >= 0]
+
+
+def wanted(chosen: dict[float, list[Revisit]]) -> tuple[int, ...]:
+    """Pixel frames that the comparison needs."""
+    rows = [revisit for revisits in chosen.values() for revisit in revisits]
+    return tuple(sorted({i for r in rows for i in (r.left, *window(r.away), *window(r.back))}))
+
+
+def sweep_takes(seeds: int) -> list[Take]:
+    """One sweep there and back for each seed. Scenes come in groups of the same place and time of day.
+
+    Raises:
+        ValueError: fewer than two seeds: a world needs another one to be told from.
+    """
+    return _takes(seeds, lambda scene: ((0, scene("sweeps")),), SWEEP_CHUNKS)
+
+
+def wait_takes(seeds: int, gap: float) -> list[Take]:
+    """The camera pans right, waits, and pans back; errors as `sweep_takes`."""
+    if gap not in WAITS:
+        raise ValueError(f"a gap of {gap:g} s: expected one of {', '.join(f'{g:g}' for g in WAITS)}")
+    turn = PAN_CHUNKS + WAITS[gap]
+    return _takes(seeds, lambda scene: ((0, scene("right")), (PAN_CHUNKS, scene("still")), (turn, scene("left"))),
+                  turn + PAN_CHUNKS + 1)
+
+
+def group_of(take: Take) -> tuple[str, str]:
+    """Films of one group differ in what no prompt names (and in the masked subject)."""
+    return take.cues[0][1].place, take.cues[0][1].time
+
+
+def _takes(seeds: int, cues: Callable[[Callable[[str], Scene]], Cues], chunks: int) -> list[Take]:
+    if seeds < 2:
+        raise ValueError(f"{seeds} seeds: expected at least 2, each world is told from another one")
+    kinds = [(place, time) for time in ("day", "night") for place in PLACES]
+    kinds, takes = kinds[:max(1, min(len(kinds), seeds // 2))], []
+    for seed in range(seeds):
+        rng, (place, time) = random.Random(seed), kinds[seed % len(kinds)]
+        colour, shape, motion = rng.choice(COLOURS), rng.choice(SHAPES), rng.choice(("hops", "floats"))
+        scene = partial(Scene, colour, shape, motion, place, time)
+        takes.append(Take(cues(scene), 10_000 + seed, chunks, ()))
+    return takes
+
+
+def distance(strip: np.ndarray, pictures: Sequence[np.ndarray], column: int) -> float:
+    """Least mean squared difference (of values in 0..1) of a strip from `pictures` [H, W, 3], over shifts."""
+    stack = np.stack(pictures)[:, ROWS].astype(np.float32) / 255
+    here = strip.astype(np.float32) / 255
+    shifts = [stack[:, :, column + dx:column + dx + STRIP] for dx in range(-SHIFT, SHIFT + 1)]
+    return float(min(np.square(part - here).mean((1, 2, 3)).min() for part in shifts))
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Of one film at one gap: mean distance to what `came` back, to what came back in `others` (one number for each),
+    and to what is seen at the far end."""
+
+    came: float
+    others: tuple[float, ...]
+    away: float
+
+    @property
+    def elsewhere(self) -> float:
+        """Mean over the others."""
+        return float(np.mean(self.others))
+
+
+def compare(films: Sequence[Film], groups: Sequence[object], revisits: Sequence[Revisit]) -> list[Distances]:
+    """Distances of every film whose group has another one."""
+    result = []
+    for i, film in enumerate(films):
+        others = [j for j, group in enumerate(groups) if group == groups[i] and j != i]
+        if not others:
+            continue
+        came, away, elsewhere = [], [], [[] for _ in others]
+        for revisit in revisits:
+            strip = film.frames[revisit.left][ROWS, revisit.column:revisit.column + STRIP]
+            came.append(distance(strip, _at(film, revisit.back), revisit.column))
+            away.append(distance(strip, _at(film, revisit.away), revisit.column))
+            for row, j in zip(elsewhere, others, strict=True):
+                row.append(distance(strip, _at(films[j], revisit.back), revisit.column))
+        result.append(Distances(float(np.mean(came)), tuple(float(np.mean(row)) for row in elsewhere),
+                                float(np.mean(away))))
+    return result
+
+
+def _at(film: Film, frame: int) -> list[np.ndarray]:
+    return [film.frames[i] for i in window(frame)]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Consistency with its 95 % interval (bootstrap over seeds), and what says whether to believe it.
+
+    Attributes:
+        recognised: part of other worlds that the right one beats; chance is 0.5.
+        moved: see the module.
+        contrast: root mean square difference of what comes back in two worlds, 0 to 255; where it is far below the
+            truth's, the worlds have little in them that could be remembered.
+    """
+
+    mean: float
+    low: float
+    high: float
+    recognised: float
+    moved: float
+    contrast: float
+
+
+def score(rows: Sequence[Distances]) -> Score:
+    """See the module."""
+    values = _resampled(rows)
+    beaten = [np.mean([(row.came < other) + 0.5 * (row.came == other) for other in row.others]) for row in rows]
+    low, high = np.quantile(values[1:], (0.025, 0.975))
+    elsewhere = float(np.mean([row.elsewhere for row in rows]))
+    moved = float(np.mean([row.away for row in rows])) / elsewhere if elsewhere > NOTHING else 0.0
+    return Score(float(values[0]), float(low), float(high), float(np.mean(beaten)), moved, 255 * elsewhere**0.5)
+
+
+def difference(rows: Sequence[Distances], others: Sequence[Distances]) -> tuple[float, float, float]:
+    """Score of `rows` minus that of `others` on the same seeds, with its 95 % interval (paired bootstrap)."""
+    gap = _resampled(rows) - _resampled(others)
+    low, high = np.quantile(gap[1:], (0.025, 0.975))
+    return float(gap[0]), float(low), float(high)
+
+
+def _resampled(rows: Sequence[Distances], draws: int = 2000) -> np.ndarray:
+    """The score, then the scores of resampled seeds: [1 + draws]. The same draws for every list of that length."""
+    came, elsewhere = np.array([row.came for row in rows]), np.array([row.elsewhere for row in rows])
+    picks = np.random.default_rng(0).integers(0, len(rows), (draws, len(rows)))
+    picks = np.concatenate([np.arange(len(rows))[None], picks])
+    came, elsewhere = came[picks].mean(1), elsewhere[picks].mean(1)
+    return np.where(elsewhere > NOTHING, 1 - came / np.maximum(elsewhere, NOTHING), 0.0)

@@ -1,0 +1,203 @@
+"""The measures of memory, prompts, switches and drift: the truth scores what it must, and so does its opposite."""
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import cf_app
+from cf_app.cli import main
+from cf_app.config import Geometry
+from cf_app.evaluation import drift, prompts, revisit
+from cf_app.evaluation.films import Film, draw, recoded, shoot, with_steps
+from cf_app.evaluation.probe import Probe, save_probe
+from cf_app.evaluation.proofs import tau_sweep
+from cf_app.evaluation.report import table
+from cf_app.memory.policy import SlowFast
+from cf_app.training.grammar import ATTRIBUTES, scene_labels
+from cf_app.training.world import FPS, SWEEP_SECONDS
+from tests.tiny import tiny_engine
+
+SMALL = Geometry(latent_channels=4, latent_height=10, latent_width=16)
+
+
+def sweeps(seeds: int, gaps: tuple[float, ...]):
+    takes = revisit.sweep_takes(seeds)
+    plan = revisit.plan(takes[0], gaps)
+    return [replace(take, keep=revisit.wanted(plan)) for take in takes], plan
+
+
+def test_revisits_of_the_sweep_are_mirrored_about_its_far_end() -> None:
+    found = revisit.find_revisits(revisit.camera_path(revisit.sweep_takes(2)[0]))
+    assert {round(r.gap) for r in found} >= {4, 8, 12}
+    for r in found:
+        assert r.left + r.back == SWEEP_SECONDS * FPS
+        assert r.left < r.away < r.back
+        assert r.gap < (r.back - r.left) / FPS
+
+
+def test_a_camera_that_stays_or_goes_for_good_gives_no_revisits() -> None:
+    assert revisit.find_revisits([0.0] * 200) == []
+    assert revisit.find_revisits([1.5 * i for i in range(200)]) == []
+    with pytest.raises(ValueError, match="nothing comes back after 30 s"):
+        revisit.plan(revisit.sweep_takes(2)[0], (30.0,))
+
+
+@pytest.fixture(scope="module")
+def truth():
+    takes, plan = sweeps(12, (8.0,))
+    return takes, [revisit.group_of(take) for take in takes], plan[8.0], [draw(take) for take in takes]
+
+
+def test_the_truth_scores_one_and_its_camera_has_moved(truth) -> None:
+    _, groups, revisits, films = truth
+    result = revisit.score(revisit.compare(films, groups, revisits))
+    assert result.mean == pytest.approx(1, abs=1e-3) and result.low == pytest.approx(1, abs=1e-3)
+    assert result.recognised == 1
+    assert 0.5 < result.moved < 2
+    assert result.contrast > 10
+
+
+def test_another_random_world_scores_zero(truth) -> None:
+    takes, groups, revisits, films = truth
+    strangers = [draw(replace(take, seed=take.seed + 500)) for take in takes]
+    far = SWEEP_SECONDS * FPS / 2
+    mixed = [Film({i: (film if i < far else other).frames[i] for i in film.frames})
+             for film, other in zip(films, strangers, strict=True)]
+    rows = revisit.compare(mixed, groups, revisits)
+    result = revisit.score(rows)
+    assert abs(result.mean) < 0.3 and result.low < 0 < result.high
+    assert 0.2 < result.recognised < 0.8
+    above, low, _ = revisit.difference(revisit.compare(films, groups, revisits), rows)
+    assert above == pytest.approx(1 - result.mean) and low > 0.4
+
+
+def test_small_misalignment_is_forgiven_and_a_still_camera_is_found_out(truth) -> None:
+    takes, groups, revisits, films = truth
+    late = [Film({i: film.frames.get(i + revisit.STRIDE, film.frames[i]) if i > 128 else film.frames[i]
+                  for i in film.frames}) for film in films]
+    assert revisit.score(revisit.compare(late, groups, revisits)).mean > 0.9
+    still = [draw(replace(take, cues=((0, replace(take.cues[0][1], camera="still")),))) for take in takes]
+    assert revisit.score(revisit.compare(still, groups, revisits)).moved < 0.1
+
+
+def test_blank_worlds_score_nothing(truth) -> None:
+    _, groups, revisits, films = truth
+    blank = [Film({i: np.full_like(picture, 90) for i, picture in film.frames.items()}) for film in films]
+    result = revisit.score(revisit.compare(blank, groups, revisits))
+    assert (result.mean, result.moved, result.contrast) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("gap", revisit.WAITS)
+def test_longer_gaps_come_back_too(gap: float) -> None:
+    takes = revisit.wait_takes(4, gap)
+    plan = revisit.plan(takes[0], (gap,))
+    assert all(abs(r.gap - gap) <= revisit.TOLERANCE for r in plan[gap])
+    films = [draw(replace(take, keep=revisit.wanted(plan))) for take in takes]
+    result = revisit.score(revisit.compare(films, [revisit.group_of(take) for take in takes], plan[gap]))
+    assert result.mean == pytest.approx(1, abs=1e-3)
+
+
+def test_too_few_seeds_and_unknown_gaps_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 2"):
+        revisit.sweep_takes(1)
+    with pytest.raises(ValueError, match="expected one of 16, 24"):
+        revisit.wait_takes(4, 5.0)
+
+
+def test_a_switch_shows_when_it_is_read_twice() -> None:
+    assert prompts.first_shown([0, 1, 0, 1, 1], 1) == 3
+    assert prompts.first_shown([1, 1], 1) == 0
+    assert prompts.first_shown([0, 0, 1], 1) == 2
+    assert prompts.first_shown([0, 1, 0], 1) is None
+
+
+def test_latencies_go_to_the_attribute_that_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    takes = prompts.switch_takes(6)
+    changed = [[n for n in ATTRIBUTES if getattr(t.cues[0][1], n) != getattr(t.cues[1][1], n)] for t in takes]
+    assert changed == [[name] for name in ATTRIBUTES]
+
+    def two_chunks_late(_: object, film: Film, chunks) -> torch.Tensor:
+        before, after = (torch.tensor(scene_labels(scene)) for _, scene in takes[film.promotions].cues)
+        return torch.stack([before if chunk < prompts.SWITCH_AT + 2 else after for chunk in chunks])
+
+    monkeypatch.setattr(prompts, "readings", two_chunks_late)
+    rows = prompts.latencies(Probe(), takes, [Film({}, promotions=i) for i in range(6)])
+    assert rows["all"] == prompts.Latency(6, 1.0, 2.0, 2.0)
+    assert rows["colour"].count == 1
+
+
+def test_drift_sees_a_change_of_colour_and_of_sharpness(monkeypatch: pytest.MonkeyPatch) -> None:
+    take = drift.drift_takes(1, 2)[0]
+    texture = np.random.default_rng(0).integers(80, 120, (8, 8, 3)).astype(np.uint8)
+    second = drift.MINUTE * 12
+    film = Film({i: texture if i < second else texture // 2 + 60 for i in take.keep})
+    labels = torch.tensor(scene_labels(take.cues[0][1]))
+
+    def forgets_the_colour(_: object, film: Film, chunks) -> torch.Tensor:
+        return torch.stack([labels + torch.tensor([chunk >= drift.MINUTE, 0, 0, 0, 0, 0]) for chunk in chunks])
+
+    monkeypatch.setattr(drift, "readings", forgets_the_colour)
+    first, then = drift.minute_by_minute(Probe(), [take], [film])
+    assert (first.shift, first.contrast, first.sharpness, first.accuracy) == (0, 1, 1, 1)
+    assert then.shift == pytest.approx(10, abs=2)
+    assert then.contrast == pytest.approx(0.5, abs=0.05) and then.sharpness == pytest.approx(0.5, abs=0.05)
+    assert then.accuracy == pytest.approx(5 / 6)
+
+
+def test_films_depend_on_seed_policy_and_steps_alone() -> None:
+    engine = tiny_engine(geometry=SMALL)
+    take = replace(prompts.prompt_takes(1)[0], chunks=3, keep=(0, 30))
+    film = shoot(engine, take)
+    assert sorted(film.frames) == [0, 30] and film.frames[30].shape == (80, 128, 3)
+    assert np.array_equal(film.frames[30], shoot(engine, take).frames[30])
+    assert not np.array_equal(film.frames[30], shoot(engine, replace(take, seed=1)).frames[30])
+    assert not np.array_equal(film.frames[30], shoot(engine, replace(take, steps=2)).frames[30])
+    assert len(engine.schedule) == 4 and with_steps(engine, 7).config.sampler.timesteps[-1] == 143
+    with pytest.raises(ValueError, match="1 to 100"):
+        with_steps(engine, 0)
+    assert recoded(engine, take).frames[30].shape == (80, 128, 3)
+
+
+def test_a_tau_sweep_promotes_evenly_spaced_parts() -> None:
+    rng = random.Random(0)
+    films = [Film({}, tuple(rng.random() for _ in range(200)))]
+    swept = tau_sweep(SlowFast(), films, 2)
+    parts = [np.mean([value < policy.tau for value in films[0].similarities]) for policy in swept.values()]
+    assert [float(part) for part in parts] == pytest.approx([0.25, 0.75], abs=0.02)
+    assert tau_sweep(SlowFast(), [Film({})], 2) == {}
+
+
+def test_the_table_lines_up() -> None:
+    lines = table({"a": {"x": 0.5, "y": [1.0, 0.5, 1.5]}, "long": {"x": 3}}).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert "1.00 [0.50, 1.50]" in lines[1] and lines[2].endswith("-")
+
+
+def test_one_command_writes_tables_numbers_and_pictures(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(cf_app, "load", lambda *_, **__: tiny_engine(geometry=SMALL))
+    monkeypatch.setattr(drift, "MINUTE", 8)
+    save_probe(Probe().eval(), tmp_path / "probe.safetensors")
+    common = ["--probe", str(tmp_path / "probe.safetensors"), "--out", str(tmp_path / "proof"), "--workers", "1"]
+    small = ["--seeds", "2", "--policies", "slow-fast", "fifo", "--taus", "0", "--prompts", "1", "--switches", "1",
+             "--films", "1", "--minutes", "1", "--steps", "1"]
+    assert main(["prove", "prompts", "revisit", "switch", "drift", "steps", *common, *small]) == 0
+    data = json.loads((tmp_path / "proof" / "proof.json").read_text())
+    rows = data["revisit"]["rows"]
+    assert list(rows) == ["truth", "truth, autoencoder", "slow-fast", "fifo"]
+    assert rows["truth"]["8 s"][0] > 0.99 > rows["fifo"]["8 s"][0]
+    assert data["switch"]["rows"]["truth: all"]["count"] == 1
+    assert set(data["drift"]["rows"]) == {"truth, minute 1", "student, minute 1"}
+    for name in ("revisit", "switch_keep", "drift"):
+        with Image.open(tmp_path / "proof" / f"{name}.png") as picture:
+            assert picture.width > 128
+    assert "slow-fast is above at 8 s" in capsys.readouterr().out
+    assert main(["prove", "memory", *common]) == 2
+    assert main(["prove", "revisit", *common, "--policies", "best"]) == 2
