@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from typing import Any
 
+from cf_app.engine.chunk_maker import Developed, Draft
 from cf_app.engine.commands import planned
+from cf_app.engine.lead import Lead
 from cf_app.engine.messages import PAUSED, ChunkReady, Command, Event, SessionStatus
 from cf_app.engine.session import Session
 from cf_app.engine.timeline_markers import PauseMark
@@ -23,9 +26,16 @@ class Desk:
     """Attributes:
 
     chunks: end after so many, None for no end.
-    errands: files to write the session to, and who waits for that.
+    lead: how far ahead of its readers it is made.
+    readers: threads that wait for an event of it right now.
+    errands: what to do with the session between two chunks, and who waits for that.
     busy_with: chunk that is being generated, None between chunks.
-    decoding: a second thread makes pictures of its oldest undecoded chunk.
+    begun: when that was, in seconds of the monotonic clock.
+    decoding: a second thread makes pictures of the chunk that is being or has just been generated.
+    remembering: the clean pass of that chunk is not over.
+    developed: its pictures, or why there are none, while the clean pass runs.
+    early: the memory after it, where that is known before.
+    shown: the last chunk that is in the outbox, or was.
     closing: nobody wants it any more.
     ended: its last event is in the outbox.
     paused_at: chunk whose pause marker has acted.
@@ -33,13 +43,20 @@ class Desk:
 
     session: Session
     chunks: int | None
+    lead: Lead
     state: str = PAUSED
     inbox: deque[Command] = field(default_factory=deque)
     outbox: deque[Event] = field(default_factory=deque)
-    errands: deque[tuple[Path, Future[int]]] = field(default_factory=deque)
+    readers: int = 0
+    errands: deque[tuple[Callable[[Session], Any], Future[Any]]] = field(default_factory=deque)
     history: deque[MemorySnapshot] = field(default_factory=lambda: deque(maxlen=HISTORY_CHUNKS))
     busy_with: int | None = None
+    begun: float = 0.0
     decoding: bool = False
+    remembering: bool = False
+    developed: Future[Developed] | None = None
+    early: tuple[Draft, MemorySnapshot] | None = None
+    shown: int = -1
     closing: bool = False
     ended: bool = False
     paused_at: int = -1
@@ -66,6 +83,17 @@ class Desk:
         if self.paused_at == session.chunk:
             return False
         return any(isinstance(marker, PauseMark) for marker in session.timeline.markers_at(session.chunk))
+
+    def wanted(self, sharing: int) -> int:
+        """Chunks that may exist and not be fetched yet, while ``sharing`` sessions take turns."""
+        lead = self.lead.chunks(sharing)
+        return max(lead, 1) if self.readers else lead
+
+    def refuse_errands(self, why: str) -> None:
+        """Tell all who wait that it will not happen."""
+        for _, waiting in self.errands:
+            waiting.set_exception(ValueError(why))
+        self.errands.clear()
 
     def record(self, snapshot: MemorySnapshot) -> None:
         """Add to the history; older snapshots lose their map by layer, the oldest go."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -50,23 +50,70 @@ class Observer:
     on_recache: Callable[[list[int], Tensor], None] | None = None
 
 
-@dataclass
 class Clock:
-    """Milliseconds by stage. On an accelerator they are the host's: work may still be queued."""
+    """Milliseconds by stage.
 
-    spent: dict[str, float] = field(default_factory=dict)
-    _last: float = field(default_factory=time.perf_counter)
+    On a GPU they are the GPU's own: a lap leaves a mark in the queue of work, and ``settle`` reads the marks once the
+    work is done, so that nothing waits in between.
+    """
+
+    def __init__(self, spent: Mapping[str, float] | None = None, device: torch.device | None = None) -> None:
+        self.spent: dict[str, float] = dict(spent or {})
+        self._on_gpu = device is not None and device.type == "cuda"
+        self._marks: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+        self._last: float | torch.cuda.Event = self._now()
+
+    def _now(self) -> float | torch.cuda.Event:
+        if not self._on_gpu:
+            return time.perf_counter()
+        mark = torch.cuda.Event(enable_timing=True)
+        mark.record()
+        return mark
+
+    def restart(self) -> None:
+        """The next lap begins now."""
+        self._last = self._now()
 
     def lap(self, stage: str) -> None:
         """Add the time since the last lap to ``stage``."""
-        now = time.perf_counter()
-        self.spent[stage] = self.spent.get(stage, 0.0) + 1000 * (now - self._last)
-        self._last = now
+        before, self._last = self._last, self._now()
+        if isinstance(before, float) and isinstance(self._last, float):
+            self._add(stage, 1000 * (self._last - before))
+        elif isinstance(before, torch.cuda.Event) and isinstance(self._last, torch.cuda.Event):
+            self._marks.append((stage, before, self._last))
+
+    def settle(self) -> dict[str, float]:
+        """All stages so far; waits for their work where that is not done."""
+        while self._marks:
+            stage, before, after = self._marks.pop(0)
+            after.synchronize()
+            self._add(stage, before.elapsed_time(after))
+        return self.spent
 
     def move(self, stage: str, to: str, milliseconds: float) -> None:
         """Count some of what was counted under ``stage`` under ``to``."""
-        self.spent[stage] -= milliseconds
-        self.spent[to] = self.spent.get(to, 0.0) + milliseconds
+        self.settle()
+        self._add(stage, -milliseconds)
+        self._add(to, milliseconds)
+
+    def apart(self) -> Clock:
+        """A second clock for a part of the work that runs in another thread or stream; see ``join``."""
+        other = Clock()
+        other._on_gpu = self._on_gpu
+        other.restart()
+        return other
+
+    def join(self, other: Clock) -> None:
+        """Add what another clock has measured."""
+        for stage, milliseconds in other.settle().items():
+            self._add(stage, milliseconds)
+
+    def copy(self) -> Clock:
+        """An independent clock with the same times."""
+        return Clock(self.settle())
+
+    def _add(self, stage: str, milliseconds: float) -> None:
+        self.spent[stage] = self.spent.get(stage, 0.0) + milliseconds
 
 
 def marked_policy(marker: MemoryMark, base: Policy) -> Policy:

@@ -74,6 +74,7 @@ def denoise_chunk(
         if observe is not None:
             observe(step, flow, x0)
         if step + 1 < len(schedule):
-            following = torch.tensor(schedule.sigmas[step + 1], dtype=x.dtype, device=x.device)
+            # Plain numbers: a tensor made here would be copied to the device, and that copy waits for all work there.
+            following = schedule.sigmas[step + 1]
             x = (1 - following) * x0 + following * noise[step + 1]
     return x0

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from cf_app.engine.messages import ChunkReady
-from cf_app.engine.parts import DecoderState, marked_policy
+from cf_app.engine.parts import Clock, DecoderState, marked_policy
 from cf_app.engine.timeline import Timeline
 from cf_app.engine.timeline_markers import MemoryMark, SeedMark
 from cf_app.memory.manager import SlowFastMemory
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from cf_app.engine.engine import Engine
 
+
 @dataclass(frozen=True, eq=False)
 class Generated:
     """A chunk whose latents exist and whose pictures do not yet.
@@ -33,7 +34,7 @@ class Generated:
     Attributes:
         latents: clean latents [B, C, F, Y, X].
         snapshot: the memory after the chunk.
-        timings: milliseconds so far.
+        clock: milliseconds so far.
     """
 
     chunk: int
@@ -41,7 +42,7 @@ class Generated:
     seed: int
     latents: Tensor
     snapshot: MemorySnapshot
-    timings: dict[str, float]
+    clock: Clock
 
 
 class Session:
@@ -146,7 +147,7 @@ class Session:
         )
         other.chunk, other.marked, other.watch_attention = self.chunk, self.marked, self.watch_attention
         other.start = self.start
-        other.undecoded = tuple(replace(item, timings=dict(item.timings)) for item in self.undecoded)
+        other.undecoded = tuple(replace(item, clock=item.clock.copy()) for item in self.undecoded)
         return other
 
     def save(self, path: str | Path) -> None:

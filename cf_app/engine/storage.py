@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cf_app.engine import timeline_io
-from cf_app.engine.parts import DecoderState
+from cf_app.engine.parts import Clock, DecoderState
 from cf_app.engine.session import Generated, Session
 from cf_app.memory.snapshot import MemorySnapshot
 from cf_app.memory.storage import restore, to_parts
@@ -51,7 +52,7 @@ def save_session(session: Session, path: str | Path) -> None:
         "marked": session.marked,
         "memory": memory,
         "decoder": None if session.decoder is None else len(session.decoder),
-        "undecoded": [_generated(item) for item in session.undecoded],
+        "undecoded": [generated_data(item) for item in session.undecoded],
     }
     contiguous = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
     try:
@@ -84,10 +85,7 @@ def load_session(engine: Engine, path: str | Path, id: str | None = None) -> Ses
         starts = {int(name.split(".")[1]): tensor for name, tensor in tensors.items() if name.startswith("start.")}
         session.start = {chunk: latents.to(engine.device) for chunk, latents in starts.items()}
         session.undecoded = tuple(
-            Generated(
-                **{**item, "snapshot": MemorySnapshot.from_dict(item["snapshot"])},
-                latents=tensors[f"undecoded.{index}"].to(engine.device),
-            )
+            generated_from(item, tensors[f"undecoded.{index}"].to(engine.device))
             for index, item in enumerate(data["undecoded"])
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -95,9 +93,16 @@ def load_session(engine: Engine, path: str | Path, id: str | None = None) -> Ses
     return session
 
 
-def _generated(item: Generated) -> dict[str, Any]:
-    plain = {name: item.__dict__[name] for name in ("chunk", "prompt", "seed", "timings")}
-    return {**plain, "snapshot": asdict(item.snapshot)}
+def generated_data(item: Generated) -> dict[str, Any]:
+    """An undecoded chunk as data that ``json.dumps`` takes, without its latents."""
+    plain = {name: item.__dict__[name] for name in ("chunk", "prompt", "seed")}
+    return {**plain, "timings": item.clock.settle(), "snapshot": asdict(item.snapshot)}
+
+
+def generated_from(data: Mapping[str, Any], latents: Tensor) -> Generated:
+    """Inverse of ``generated_data``."""
+    snapshot, clock = MemorySnapshot.from_dict(data["snapshot"]), Clock(data["timings"])
+    return Generated(data["chunk"], data["prompt"], data["seed"], latents, snapshot, clock)
 
 
 def _decoder(tensors: dict[str, Tensor], length: int | None, engine: Engine) -> DecoderState:

@@ -1,7 +1,8 @@
 """One thread owns the engine. Commands go in, events come out; sessions take turns, a chunk each.
 
 Commands apply between chunks. Each session has a bounded outbox: when its reader is slow the worker waits, nothing is
-dropped. With ``overlap`` a second thread turns a chunk's latents into pictures while the next one is denoised.
+dropped. With ``overlap`` a second thread turns a chunk's latents into pictures while the clean pass runs over them and
+the next chunk is denoised.
 """
 
 from __future__ import annotations
@@ -9,61 +10,54 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 
 from cf_app.engine import commands
+from cf_app.engine.chunk_maker import Developed, Draft
 from cf_app.engine.desk import Desk
 from cf_app.engine.engine import Engine
+from cf_app.engine.lead import Lead
 from cf_app.engine.messages import (
     PAUSED,
     PLAYING,
-    STOPPED,
     Applied,
     ChunkReady,
     Command,
-    Ended,
-    Event,
     Failed,
     Pause,
     Play,
     Resume,
-    SessionStatus,
-    StateChanged,
     Stop,
 )
+from cf_app.engine.reception import Reception
+from cf_app.engine.session import Session
 from cf_app.engine.timeline import Timeline
 from cf_app.memory.policy import Policy
-from cf_app.memory.snapshot import MemorySnapshot
 
 log = logging.getLogger(__name__)
-Result = TypeVar("Result")
-_FAREWELLS = 256  # closed sessions whose last event waits for a reader that may never come
 
 
-class Worker:
+class Worker(Reception):
     """Runs an engine for many sessions.
 
     Args:
         buffer_chunks: chunks that a session may be ahead of its reader.
         overlap: decode in a second thread.
+        adaptive: fewer than ``buffer_chunks`` where the engine is fast enough, see ``lead.py``.
     """
 
-    def __init__(self, engine: Engine, buffer_chunks: int = 2, *, overlap: bool = True) -> None:
+    def __init__(
+        self, engine: Engine, buffer_chunks: int = 2, *, overlap: bool = True, adaptive: bool = False
+    ) -> None:
         if buffer_chunks < 1:
             raise ValueError(f"buffer_chunks is {buffer_chunks}, expected at least 1")
-        self.engine, self.buffer_chunks = engine, buffer_chunks
-        self._desks: dict[str, Desk] = {}
-        self._farewells: OrderedDict[str, deque[Event]] = OrderedDict()
+        super().__init__()
+        self.engine, self.buffer_chunks, self.adaptive = engine, buffer_chunks, adaptive
         self._turn: deque[str] = deque()
-        self._wake = threading.Condition()
-        self._stopping = False
         # A new thread may not know how many threads PyTorch has been told to use.
         threads = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(1, "cf-decode", torch.set_num_threads, (threads,)) if overlap else None
@@ -89,11 +83,22 @@ class Worker:
         )
         if chunks is not None:
             session.memory.check_room(chunks)
+        return self.adopt(session, chunks)
+
+    def adopt(
+        self, session: Session, chunks: int | None = None, *, state: str = PAUSED, paused_at: int = -1
+    ) -> str:
+        """Take over a session as it is; it belongs to the worker from now on. Returns its id.
+
+        ``state`` and ``paused_at`` are where it stood at the desk that it comes from.
+        """
         with self._wake:
             if self._stopping:
                 raise ValueError("the worker has been shut down, no session can be opened")
-            self._desks[session.id] = Desk(session, chunks)
+            lead = Lead(self.buffer_chunks, self.engine.geometry.chunk_seconds, adaptive=self.adaptive)
+            self._desks[session.id] = Desk(session, chunks, lead, state, paused_at=paused_at)
             self._turn.append(session.id)
+            self._wake.notify_all()
         return session.id
 
     def send(self, session_id: str, command: Command) -> int:
@@ -107,62 +112,6 @@ class Worker:
             self._wake.notify_all()
         return chunk
 
-    def events(self, session_id: str, timeout: float | None = None) -> Event | None:
-        """The next event; None after ``timeout`` seconds, or when ``Ended`` has been read."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        with self._wake:
-            if session_id in self._farewells:
-                return self._farewells.pop(session_id).popleft()
-            desk = self._desk(session_id)
-            while not desk.outbox:
-                left = None if deadline is None else deadline - time.monotonic()
-                if desk.ended or (left is not None and left <= 0):
-                    return None
-                self._wake.wait(left)
-            self._farewells.pop(session_id, None)
-            self._wake.notify_all()
-            return desk.outbox.popleft()
-
-    def state(self, session_id: str) -> SessionStatus:
-        """Where a session stands."""
-        with self._wake:
-            return self._desk(session_id).status()
-
-    def history(self, session_id: str) -> list[MemorySnapshot]:
-        """Memory after every chunk so far; see ``desk.py`` for its bounds."""
-        with self._wake:
-            return list(self._desk(session_id).history)
-
-    def save(self, session_id: str, path: str | Path) -> int:
-        """Write a session to a .safetensors file between two chunks, once what was sent before has been applied.
-
-        Returns:
-            the next chunk of the session at that moment; ``Engine.load_session`` goes on with it.
-
-        Raises:
-            ValueError: from ``Session.save``, or the session is closed.
-        """
-        saved: Future[int] = Future()
-        with self._wake:
-            desk = self._desk(session_id)
-            if desk.closing or self._stopping:
-                raise ValueError(f"session {session_id!r} is being closed, it can not be saved any more")
-            desk.errands.append((Path(path), saved))
-            self._wake.notify_all()
-        return saved.result()
-
-    def sessions(self) -> list[str]:
-        """Ids of all sessions that are not closed."""
-        with self._wake:
-            return list(self._desks)
-
-    def close(self, session_id: str) -> None:
-        """End a session and free its memory within a chunk; its last event is ``Ended``. Unknown ids are ignored."""
-        with self._wake:
-            if session_id in self._desks:
-                self._desks[session_id].closing = True
-                self._wake.notify_all()
-
     def shutdown(self) -> None:
         """Close all sessions and end the threads."""
         with self._wake:
@@ -171,11 +120,6 @@ class Worker:
         self._thread.join()
         if self._pool is not None:
             self._pool.shutdown()
-
-    def _desk(self, session_id: str) -> Desk:
-        if session_id not in self._desks:
-            raise ValueError(f"there is no session {session_id!r}, it was closed or never opened")
-        return self._desks[session_id]
 
     # On the worker's thread, the condition held except where ``_unlocked`` lets go
 
@@ -192,13 +136,6 @@ class Worker:
             for desk in list(self._desks.values()):
                 self._close(desk)
 
-    def _unlocked(self, function: Callable[[], Result]) -> Result:
-        self._wake.release()
-        try:
-            return function()
-        finally:
-            self._wake.acquire()
-
     def _obey(self) -> None:
         """Apply what is waiting. Not while pictures of a session are being made: events stay in order."""
         for desk in list(self._desks.values()):
@@ -209,14 +146,7 @@ class Worker:
             while desk.inbox and not desk.ended:
                 self._apply(desk, desk.inbox.popleft())
             while desk.errands:
-                self._save(desk, *desk.errands.popleft())
-
-    def _save(self, desk: Desk, path: Path, saved: Future[int]) -> None:
-        try:
-            self._unlocked(lambda: desk.session.save(path))
-            saved.set_result(desk.session.chunk)
-        except Exception as error:  # noqa: BLE001  it belongs to whoever asked
-            saved.set_exception(error)
+                self._run_errand(desk, *desk.errands.popleft())
 
     def _apply(self, desk: Desk, command: Command) -> None:
         try:
@@ -251,7 +181,7 @@ class Worker:
             return False
         if waiting and not desk.decoding:
             return True  # pictures that failed are made before anything else
-        if desk.queued + waiting >= self.buffer_chunks:
+        if desk.queued + waiting >= desk.wanted(sum(other.state == PLAYING for other in self._desks.values())):
             return False
         if (desk.done or desk.at_pause) and desk.decoding:
             return False
@@ -265,39 +195,77 @@ class Worker:
     def _work(self, desk: Desk) -> None:
         session = desk.session
         try:
-            if desk.decoding or not session.undecoded:
-                desk.busy_with = session.chunk
-                try:
-                    self._unlocked(lambda: self.engine.generate(session))
-                finally:
-                    desk.busy_with = None
-            while desk.decoding:
-                self._wake.wait()
-            if not session.undecoded or desk.state != PLAYING:
-                return  # the chunk before has failed
-            if self._pool is None:
-                self._deliver(desk, self._unlocked(lambda: self.engine.decode(session)))
-            else:
-                desk.decoding = True
-                future = self._pool.submit(self.engine.decode, session)
-                future.add_done_callback(lambda future: self._decoded(desk, future))
+            if session.undecoded and not desk.decoding:
+                self._develop(desk, None)
+                return
+            desk.busy_with, begun = session.chunk, time.monotonic()
+            try:
+                draft = self._unlocked(lambda: self.engine.draft(session))
+                while desk.decoding:
+                    self._wake.wait()
+                if session.undecoded or desk.state != PLAYING:
+                    return  # the chunk before has failed; this one is made again after it
+                desk.begun = begun
+                self._develop(desk, draft)
+            finally:
+                desk.busy_with = None
         except Exception as error:  # noqa: BLE001  the one place that turns an exception into an event
             while desk.decoding:
                 self._wake.wait()
             self._failed(desk, error)
 
-    def _decoded(self, desk: Desk, future: Future[ChunkReady]) -> None:
+    def _develop(self, desk: Desk, draft: Draft | None) -> None:
+        """Pictures of ``draft``, in the second thread while its clean pass runs; or of what is remembered already."""
+        engine, session = self.engine, desk.session
+        if self._pool is None:
+            if draft is not None:
+                self._unlocked(lambda: engine.remember(session, draft))
+            self._deliver(desk, self._unlocked(lambda: engine.decode(session)))
+            return
+        early = None if draft is None else engine.early(session, draft)
+        desk.early = None if draft is None or early is None else (draft, early)
+        desk.decoding, desk.remembering = True, draft is not None
+        future = self._pool.submit(engine.develop, session, session.undecoded[0] if draft is None else draft)
+        future.add_done_callback(lambda future: self._developed(desk, future))
+        if draft is None:
+            return
+        try:
+            self._unlocked(lambda: engine.remember(session, draft))
+        finally:
+            desk.remembering = False
+            self._both_done(desk)
+
+    def _developed(self, desk: Desk, future: Future[Developed]) -> None:
         """On the decoder's thread, or on this one if it was quick."""
         with self._wake:
-            desk.decoding = False
-            error = future.exception()
-            if error is None:
-                self._deliver(desk, future.result())
-            else:
-                self._failed(desk, error)
+            desk.developed = future
+            if desk.early is not None and desk.remembering and future.exception() is None:
+                draft, snapshot = desk.early
+                event = self.engine.deliver_early(desk.session, draft, future.result(), snapshot)
+                self._deliver(desk, event)
+            self._both_done(desk)
             self._wake.notify_all()
 
+    def _both_done(self, desk: Desk) -> None:
+        """Deliver a chunk once it has its pictures and its place in the memory."""
+        future = desk.developed
+        if future is None or desk.remembering:
+            return
+        desk.developed, desk.early, desk.decoding = None, None, False
+        error = future.exception()
+        if not desk.session.undecoded:
+            pass  # its clean pass has failed, and says so itself
+        elif error is None:
+            self._deliver(desk, self.engine.deliver(desk.session, future.result()))
+        else:
+            self._failed(desk, error)
+        self._wake.notify_all()
+
     def _deliver(self, desk: Desk, event: ChunkReady) -> None:
+        if event.chunk <= desk.shown:
+            return  # shown before its clean pass was over
+        desk.shown = event.chunk
+        desk.lead.took(time.monotonic() - desk.begun)
         desk.record(event.snapshot)
         self._put(desk, event)
 
@@ -308,35 +276,3 @@ class Worker:
             text = "the GPU is out of memory: close other sessions or make the memory smaller, then play on"
         self._put(desk, Failed(desk.session.id, text.splitlines()[0], fatal=False))
         self._set_state(desk, PAUSED)
-
-    def _set_state(self, desk: Desk, state: str) -> None:
-        if desk.state != state:
-            desk.state = state
-            self._put(desk, StateChanged(desk.session.id, state))
-
-    def _end(self, desk: Desk, reason: str) -> None:
-        if not desk.ended:
-            self._set_state(desk, STOPPED)
-            self._put(desk, Ended(desk.session.id, reason))
-            desk.ended = True
-
-    def _close(self, desk: Desk) -> None:
-        """Forget the session; only its last event stays for a while."""
-        name = desk.session.id
-        for _, saved in desk.errands:
-            saved.set_exception(ValueError(f"session {name!r} was closed before it could be saved"))
-        desk.errands.clear()
-        if not desk.ended:
-            self._end(desk, "closed")
-            last = desk.outbox.pop()
-            # A reader that waits right now holds the desk, one that comes later finds the farewell.
-            desk.outbox.clear()
-            desk.outbox.append(last)
-            self._farewells[name] = deque([last])
-            while len(self._farewells) > _FAREWELLS:
-                self._farewells.popitem(last=False)
-        del self._desks[name]
-
-    def _put(self, desk: Desk, event: Event) -> None:
-        desk.outbox.append(event)
-        self._wake.notify_all()
