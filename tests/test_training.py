@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from PIL import Image
 from torch import nn
 
 from cf_app.cli import main
@@ -16,7 +17,7 @@ from cf_app.memory.policy import SlowFast
 from cf_app.training.loop import Budget, Ema, Run, learning_rate_factor
 from cf_app.training.losses import flow_matching, noised, predicted_x0, sample_sigmas, shifted
 from cf_app.training.muon import Muon, orthogonalise, split_parameters
-from cf_app.training.rollouts import Rollout, recycle_errors, rollout_flow
+from cf_app.training.rollouts import Rollout, own_predictions, recycle_errors, rollout_flow
 from cf_app.training.student import Student, student_levels
 
 
@@ -77,6 +78,15 @@ def test_recycled_errors_come_from_the_bank_with_their_probability() -> None:
     assert 0.15 < float(hit.mean()) < 0.35
 
 
+def test_own_predictions_replace_the_truth_of_the_same_video() -> None:
+    truth = torch.arange(200.0)[:, None]
+    predicted = torch.cat([truth + 0.25, truth + 0.5])
+    assert own_predictions(truth, None, 1.0, random.Random(0)) is truth
+    mixed = own_predictions(truth, predicted, 0.5, random.Random(0)) - truth
+    assert set(mixed.flatten().tolist()) == {0.0, 0.25, 0.5}
+    assert 0.35 < float((mixed > 0).float().mean()) < 0.65
+
+
 def test_a_budget_shapes_the_learning_rate_and_a_run_resumes(tmp_path: Path) -> None:
     assert learning_rate_factor(0.0) == 0
     assert learning_rate_factor(0.3) == 1
@@ -124,13 +134,16 @@ def test_a_rollout_reads_what_the_memory_of_its_policy_reads() -> None:
 
 def test_every_stage_runs_small_and_the_student_generates(tmp_path: Path) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)  # as in a process of its own
-    out, target = str(tmp_path / "run"), tmp_path / "weights"
-    common = ["--out", out, "--threads", "1"]
-    for stage, extra in (("autoencoder", ["--steps", "2"]), ("data", ["--videos", "1"]), ("pictures", ["--steps", "2"]),
-                         ("rollouts", ["--steps", "3"]), ("export", ["--target", str(target)])):
-        assert main(["train", stage, *common, *extra]) == 0
-    lines = (tmp_path / "run" / "rollouts" / "log.jsonl").read_text().splitlines()
-    assert json.loads(lines[0])["loss"] > 0
+    out = tmp_path / "run"
+    assert main(["train", "all", "--tiny", "--out", str(out), "--threads", "1", "--steps", "2"]) == 0
+    for stage in ("rollouts", "teacher", "distill", "context"):
+        first = json.loads((out / stage / "log.jsonl").read_text().splitlines()[0])
+        losses = [first[name] for name in ("loss", "dmd", "critic") if name in first]
+        assert losses and all(0 < loss < 100 for loss in losses), stage
+    for stage in ("teacher", "distill", "context"):
+        with Image.open(out / stage / "strip.png") as strip:
+            assert strip.size == (6 * 128, 3 * 80)
+    target = out / "weights"
     clip = tmp_path / "clip.mp4"
     arguments = ["generate", "--model", str(target), "--prompt", "a red ball", "--seconds", "0.7", "--out", str(clip)]
     assert main(arguments) == 0

@@ -3,8 +3,8 @@
 Each step stands at one chunk of a batch of videos. The previous chunk's clean pass runs with gradients over the
 memory of its time, then several noisy copies of the present chunk run over the present memory; so training and
 generation attend to exactly the same slots. Older keys and values are kept without gradients.
-Error recycling (Context Forcing): residuals of the student's own predictions, from a bank, are added to clean latents
-before they become context, so that the student learns to continue from its own mistakes.
+Error recycling (Context Forcing): what becomes context is often the student's own prediction of that chunk, or the
+truth with a residual of other predictions from a bank, so that the student learns to continue from its own mistakes.
 """
 from __future__ import annotations
 
@@ -31,7 +31,11 @@ from .student import SHIFT, Student, student_levels
 
 @dataclass(frozen=True)
 class RolloutTraining:
-    """`videos` rolled out together, `copies` noise levels for each chunk, `pictures` first chunks beside them."""
+    """`videos` rolled out together, `copies` noise levels for each chunk, `pictures` first chunks beside them.
+
+    `own`: probability that a chunk becomes context as the student predicted it; of the rest, `recycle` get a residual
+    from the bank.
+    """
 
     budget: Budget
     videos: int = 6
@@ -39,6 +43,7 @@ class RolloutTraining:
     pictures: int = 12
     drop: float = 0.05
     focus: float = 0.7
+    own: float = 0.5
     recycle: float = 0.5
     muon_rate: float = 3e-3
     adam_rate: float = 6e-4
@@ -145,6 +150,15 @@ def recycle_errors(x: Tensor, bank: Sequence[Tensor], probability: float, rng: r
     return x + errors.to(x)
 
 
+def own_predictions(truth: Tensor, predicted: Tensor | None, probability: float, rng: random.Random) -> Tensor:
+    """`truth` [B, ...]; with `probability` a sample is one of its predictions ([copies * B, ...], copy-major)."""
+    if predicted is None:
+        return truth
+    copies = predicted.to(truth).unflatten(0, (-1, len(truth)))
+    return torch.stack([copies[rng.randrange(len(copies)), i] if rng.random() < probability else x
+                        for i, x in enumerate(truth)])
+
+
 def train_rollouts(data: Path, start: Path, folder: Path, config: RolloutTraining) -> Student:
     """Trains (or resumes) the student in `start` on the shards in `data`; writes the EMA weights to `student/`."""
     accelerator = Accelerator(mixed_precision="bf16")
@@ -158,12 +172,14 @@ def train_rollouts(data: Path, start: Path, folder: Path, config: RolloutTrainin
     videos, rng = LatentVideos(data), random.Random(config.seed * 1000 + accelerator.process_index + run.step)
     first = LatentVideos(openings(data))
     rollout, bank = start_rollout(videos, config, rng, accelerator.device), deque[Tensor](maxlen=400)
+    predicted: Tensor | None = None
     for step in run.steps():
         run.schedule(optimizers, [config.muon_rate, config.adam_rate], decay=.35)
         x0 = rollout.truth(rollout.chunk).repeat(config.copies, 1, 1, 1, 1)
         clean = None
         if rollout.chunk:
             clean = recycle_errors(rollout.truth(rollout.chunk - 1), bank, config.recycle, rng)
+            clean = own_predictions(clean, predicted, config.own, rng)
         sigma = sample_sigmas(len(x0), SHIFT, student_levels(), config.focus).to(x0)
         noise = torch.randn_like(x0)
         noisy = noised(x0, noise, sigma)
@@ -178,8 +194,8 @@ def train_rollouts(data: Path, start: Path, folder: Path, config: RolloutTrainin
             optimizer.step()
             optimizer.zero_grad()
         ema.update(student)
-        residual = (predicted_x0(noisy, flow.detach(), sigma) - x0)[sigma < .75]
-        bank.extend(residual.half().unbind(0))
+        predicted = predicted_x0(noisy, flow.detach(), sigma)
+        bank.extend((predicted - x0)[sigma < .75].half().unbind(0))
         if step % 20 == 0:
             run.log(chunk=float(rollout.chunk), loss=loss.detach(), high_noise=_mean(errors[sigma > .8]),
                     low_noise=_mean(errors[sigma < .5]), picture=picture, norm=norm)
