@@ -177,8 +177,12 @@ def following(bench: Bench, arguments: argparse.Namespace, results: Results) -> 
     """Accuracy per attribute."""
     takes, probe = prompts.prompt_takes(arguments.prompts), bench.probe()
     results.begin("prompts", prompts=arguments.prompts, read=f"last 2 of {prompts.READ_CHUNKS} chunks")
-    for label, films in (("truth", [draw(t) for t in takes]), ("student", bench.film(takes, "prompts"))):
+    shown = bench.film(takes, "prompts")
+    for label, films in (("truth", [draw(take) for take in takes]), ("student", shown)):
         results.add("prompts", label, prompts.following(probe, takes, films))
+    rows = {f"{i}: {take.prompts()[0][1][:22]}": list(film.frames.values())
+            for i, (take, film) in enumerate(zip(takes[:12], shown[:12], strict=True))}
+    sheet(rows, results.folder / "prompts.png", scale=1)
 
 
 def switching(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:

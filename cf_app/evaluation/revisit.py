@@ -156,9 +156,10 @@ def _takes(seeds: int, cues: Callable[[Callable[[str], Scene]], Cues], chunks: i
 
 def distance(strip: np.ndarray, pictures: Sequence[np.ndarray], column: int) -> float:
     """Least mean squared difference (of values in 0..1) of a strip from `pictures` [H, W, 3], over shifts."""
-    stack = np.stack(pictures)[:, ROWS].astype(np.float32) / 255
+    near = slice(column - SHIFT, column + STRIP + SHIFT)
+    stack = np.stack([picture[ROWS, near] for picture in pictures]).astype(np.float32) / 255
     here = strip.astype(np.float32) / 255
-    shifts = [stack[:, :, column + dx:column + dx + STRIP] for dx in range(-SHIFT, SHIFT + 1)]
+    shifts = [stack[:, :, dx:dx + STRIP] for dx in range(2 * SHIFT + 1)]
     return float(min(np.square(part - here).mean((1, 2, 3)).min() for part in shifts))
 
 

@@ -1,6 +1,8 @@
-"""`python -m cf_app train STAGE`: every stage of the embedded student as one command, resumable where it stopped.
+"""`python -m cf_app train STAGE`: every stage as one command, resumable where it stopped.
 
-Stages, in order: autoencoder, data, pictures, rollouts, export. Each reads what the one before it left in `--out`.
+Stages, in order: autoencoder, data, pictures, rollouts (the embedded student by flow matching), then as in Context
+Forcing teacher, distill (stage 1), context (stage 2), and export. Each reads what the ones before it left in `--out`.
+`full-step` stands apart: one step of stage 2 at the paper's size with random weights, and its memory.
 """
 from __future__ import annotations
 
@@ -8,20 +10,35 @@ import argparse
 import os
 from pathlib import Path
 
-STAGES = ("autoencoder", "data", "pictures", "rollouts", "export", "all")
+STAGES = ("autoencoder", "data", "pictures", "rollouts", "teacher", "distill", "context", "export")
+STUDENTS = ("pictures", "rollouts", "teacher", "distill", "context")
+TINY_STEPS = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the `train` command."""
-    parser.add_argument("stage", choices=STAGES, help="which stage to run; `all` runs every one in order")
+    parser.add_argument("stage", choices=(*STAGES, "all", "full-step"),
+                        help="which stage to run; `all` runs every one in order")
     parser.add_argument("--out", type=Path, default=Path("runs/embedded"), help="folder of the run")
     parser.add_argument("--minutes", type=float, help="budget of the stage (default: that of the shipped student)")
-    parser.add_argument("--steps", type=int, default=10**9, help="end after this many steps, if the minutes last")
+    parser.add_argument("--steps", type=int, help="end after this many steps, if the minutes last")
+    parser.add_argument("--tiny", action="store_true", help="a few steps on a few videos: does everything run here?")
     parser.add_argument("--videos", type=int, default=1024, help="data: videos of 20 s to draw (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the worlds and the training")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads (default: all)")
+    parser.add_argument("--start", choices=STUDENTS, help="distill, context: whose weights the student begins with "
+                        "(default: rollouts for distill, distill for context)")
+    parser.add_argument("--student", choices=STUDENTS, default="rollouts", help="export: whose weights (default: "
+                        "%(default)s)")
+    parser.add_argument("--guidance", type=float, default=0.0, help="distill, context: of the teacher (default: none)")
+    parser.add_argument("--no-recycling", action="store_true", help="ablation, teacher: no errors in its context")
+    parser.add_argument("--no-curriculum", action="store_true", help="ablation, context: longest rollouts at once")
+    parser.add_argument("--teacher-window", type=int, metavar="LATENTS",
+                        help="ablation, context: latent frames that the teacher sees (default: the student's memory)")
+    parser.add_argument("--chunks", type=int, help="full-step: length of the rollout (default: 28)")
     parser.add_argument("--tau", type=float, default=0.95, help="export: threshold of the memory's gate")
-    parser.add_argument("--target", type=Path, default=Path("weights"), help="export: folder to write")
+    parser.add_argument("--target", type=Path,
+                        help="export: folder to write (default: weights; with --tiny inside --out)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -31,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.minutes is not None and arguments.minutes <= 0:
         raise ValueError(f"--minutes is {arguments.minutes}, expected more than 0")
     torch.set_num_threads(arguments.threads)
-    stages = STAGES[:-1] if arguments.stage == "all" else (arguments.stage,)
+    stages = STAGES if arguments.stage == "all" else (arguments.stage,)
     for stage in stages:
         _STAGES[stage](arguments)
     return 0
@@ -40,13 +57,16 @@ def run(arguments: argparse.Namespace) -> int:
 def _budget(arguments: argparse.Namespace, minutes: float):
     from .loop import Budget
 
-    return Budget(minutes if arguments.minutes is None else arguments.minutes, arguments.steps)
+    steps = arguments.steps if arguments.steps is not None else TINY_STEPS if arguments.tiny else 10**9
+    return Budget(minutes if arguments.minutes is None else arguments.minutes, steps)
 
 
 def _autoencoder(arguments: argparse.Namespace) -> None:
     from .autoencoder import AutoencoderTraining, train_autoencoder
 
-    train_autoencoder(arguments.out / "autoencoder", AutoencoderTraining(_budget(arguments, 27), seed=arguments.seed))
+    clips = {"fit_clips": 24} if arguments.tiny else {}
+    train_autoencoder(arguments.out / "autoencoder",
+                      AutoencoderTraining(_budget(arguments, 27), seed=arguments.seed, **clips))
 
 
 def _data(arguments: argparse.Namespace) -> None:
@@ -55,14 +75,17 @@ def _data(arguments: argparse.Namespace) -> None:
     from .autoencoder import load_autoencoder
     from .data import make_shard, openings
 
-    vae, per_shard = load_autoencoder(arguments.out / "autoencoder" / "vae"), 16
+    vae, per_shard, chunks = load_autoencoder(arguments.out / "autoencoder" / "vae"), 16, 27
+    videos = arguments.videos
+    if arguments.tiny:
+        videos, per_shard, chunks = 2, 2, 8
     data, seed = arguments.out / "data", arguments.seed * 100_000
-    work = [(openings(data), 24 * per_shard, 1, seed + 50_000), (data, per_shard, 27, seed + 1000)]
-    for folder, videos, chunks, first in work:
-        for index in tqdm(range(-(-arguments.videos // per_shard)), desc=f"shards of {chunks} chunks"):
+    work = [(openings(data), 24 * per_shard, 1, seed + 50_000), (data, per_shard, chunks, seed + 1000)]
+    for folder, count, length, first in work:
+        for index in tqdm(range(-(-videos // per_shard)), desc=f"shards of {length} chunks"):
             path = folder / f"shard_{index:04d}.safetensors"
             if not path.exists():
-                make_shard(path, vae, videos, chunks, first + index)
+                make_shard(path, vae, count, length, first + index)
 
 
 def _pictures(arguments: argparse.Namespace) -> None:
@@ -79,11 +102,72 @@ def _rollouts(arguments: argparse.Namespace) -> None:
                    RolloutTraining(_budget(arguments, 75), seed=arguments.seed))
 
 
+def _teacher(arguments: argparse.Namespace) -> None:
+    from .teacher import TeacherTraining, train_teacher
+
+    out, config = arguments.out, TeacherTraining(_budget(arguments, 60), seed=arguments.seed)
+    config = _changed(config, videos=2, copies=1, passes=2) if arguments.tiny else config
+    config = _changed(config, recycle=0.0) if arguments.no_recycling else config
+    train_teacher(out / "data", _student(out, "pictures"), out / "teacher", out / "autoencoder" / "vae", config)
+
+
+def _distill(arguments: argparse.Namespace) -> None:
+    from .dmd import Distillation
+
+    _distillation(arguments, "distill", "rollouts", Distillation(_budget(arguments, 30)))
+
+
+def _context(arguments: argparse.Namespace) -> None:
+    from .dmd import stage_two, without_curriculum
+
+    config = stage_two(_budget(arguments, 60))
+    config = _changed(config, window=arguments.teacher_window)
+    _distillation(arguments, "context", "distill", without_curriculum(config) if arguments.no_curriculum else config)
+
+
+def _distillation(arguments: argparse.Namespace, name: str, before: str, config) -> None:
+    from .dmd import train_distillation
+
+    out = arguments.out
+    config = _changed(config, seed=arguments.seed, guidance=arguments.guidance)
+    if arguments.tiny:
+        long = 3 if name == "context" else 1
+        config = _changed(config, videos=1, targets=1, first=long, last=long, critic_updates=2)
+    train_distillation(_student(out, arguments.start or before), _student(out, "teacher"), out / name,
+                       out / "autoencoder" / "vae", config)
+
+
 def _export(arguments: argparse.Namespace) -> None:
     from .export import export
 
     out = arguments.out
-    export(out / "autoencoder" / "vae", out / "rollouts" / "student", arguments.target, arguments.tau)
+    target = arguments.target or (out / "weights" if arguments.tiny else Path("weights"))
+    export(out / "autoencoder" / "vae", _student(out, arguments.student), target, arguments.tau)
 
 
-_STAGES = {"autoencoder": _autoencoder, "data": _data, "pictures": _pictures, "rollouts": _rollouts, "export": _export}
+def _full_step(arguments: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from .full_size import FullScale, measure_step, tiny_scale
+
+    scale = tiny_scale() if arguments.tiny else FullScale()
+    for name, value in measure_step(scale, arguments.chunks, arguments.tiny).items():
+        tqdm.write(f"{name:<24}{value if isinstance(value, str) else f'{value:.3g}'}")
+
+
+def _changed(config, **changes: object):
+    from dataclasses import replace
+
+    return replace(config, **changes)
+
+
+def _student(out: Path, stage: str) -> Path:
+    """Where a stage left its weights; ValueError names the stage to run where it left none."""
+    folder = out / stage / "student"
+    if not folder.is_dir():
+        raise ValueError(f"no weights in {folder}: train them first (python -m cf_app train {stage})")
+    return folder
+
+
+_STAGES = {"autoencoder": _autoencoder, "data": _data, "pictures": _pictures, "rollouts": _rollouts,
+           "teacher": _teacher, "distill": _distill, "context": _context, "export": _export, "full-step": _full_step}

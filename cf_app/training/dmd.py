@@ -1,0 +1,187 @@
+"""The distillation: a few-step student learns from its own rollouts what a many-step teacher would have made of them.
+
+Stage 1 (`distill`): short windows from nothing, every chunk a target. Stage 2 (`context`): long self-rollouts over the
+Slow-Fast memory, the last chunks are targets, everything before them is context that the student made itself; student,
+teacher and critic each run their own clean pass over it, so the scores are of the same context (contextual DMD). The
+rollouts grow with the steps; context is fully denoised, targets leave at a random pass (clean context policy).
+
+The loss of a rollout is a sum over target chunks given what came before them: by the chain rule that is the divergence
+of the whole window. No recorded data is needed, only prompts.
+"""
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from .data import CHUNK_LATENTS
+from .loop import Budget
+from .losses import (
+    Flow,
+    contextual_dmd,
+    critic_loss,
+    guided,
+    rollout_horizon,
+    rollout_passes,
+    score_sigmas,
+)
+from .rollouts import Rollout
+from .self_rollout import beside, blank_rollout, denoise, glance, remember, rollout_prompts
+from .setup import Learner, Rates, set_up
+from .strips import Strip
+from .student import SHIFT, Student, student_levels
+from .world import HEIGHT, WIDTH
+
+STUDENT_RATES, CRITIC_RATES = Rates(muon=2e-4, adam=4e-5, ema=0.99), Rates(muon=4e-4, adam=8e-5)
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """One stage of the distillation.
+
+    Attributes:
+        videos: rolled out together.
+        targets: chunks at the end of a rollout that are supervised.
+        first, last, ramp: chunks of the longest rollout at the beginning and after `ramp` steps; a rollout's length is
+            drawn between `first` and that. Equal to `targets`: no context (stage 1).
+        critic_updates: updates of the critic for one of the student (released code: 5).
+        guidance: of the teacher, 0 for none (released code: 3 in stage 1, 5 in stage 2).
+        window: latent frames that the teacher sees, the chunk at hand included; None: the same memory as the student.
+            A short one is the ablation "short-context teacher".
+        size: [C, Y, X] of a latent frame.
+    """
+
+    budget: Budget
+    videos: int = 4
+    targets: int = 4
+    first: int = 4
+    last: int = 4
+    ramp: int = 1
+    critic_updates: int = 5
+    guidance: float = 0.0
+    window: int | None = None
+    shift: float = SHIFT
+    size: tuple[int, int, int] = (16, HEIGHT // 8, WIDTH // 8)
+    student_rates: Rates = STUDENT_RATES
+    critic_rates: Rates = CRITIC_RATES
+    seed: int = 0
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Noise levels of the student's passes."""
+        return student_levels(self.shift)
+
+
+def stage_two(budget: Budget, ramp: int = 600) -> Distillation:
+    """Rollouts from 8 chunks (6 s) to 34 (25 s), `ramp` steps until the longest; the last 4 chunks are targets."""
+    return Distillation(budget, first=8, last=34, ramp=ramp)
+
+
+@dataclass
+class Trio:
+    """The student and the critic in training, and the teacher, which is not."""
+
+    accelerator: Accelerator
+    student: Learner
+    critic: Learner
+    teacher: Student
+
+
+def distill_step(trio: Trio, config: Distillation, step: int, rng: random.Random) -> dict[str, Tensor | float]:
+    """One rollout: an update of the critic, and of the student in every `critic_updates`th step.
+
+    `rng` draws prompts; what every process must agree on (length, passes) comes from seed and step alone.
+    """
+    accelerator, shared = trio.accelerator, random.Random(f"{config.seed} {step}")
+    chunks = shared.randint(config.first, rollout_horizon(step, config.ramp, config.first, config.last))
+    passes = rollout_passes(chunks, config.targets, len(config.levels), shared)
+    teaches = step % config.critic_updates == 0
+    mine = blank_rollout(config.videos, chunks, config.size, CHUNK_LATENTS, rng, accelerator.device)
+    critics, teachers = beside(mine), beside(mine, config.window)
+    losses: dict[str, Tensor | float] = {"chunks": float(chunks), "passes": float(passes[-1])}
+    for chunk in range(chunks):
+        target = chunk >= chunks - config.targets
+        noise = torch.randn_like(mine.truth(chunk))
+        flow = partial(_learner_flow, trio.student, mine)
+        with accelerator.autocast():
+            x0 = denoise(flow, noise, config.levels[:passes[chunk]], gradient=target and teaches)
+        if target:
+            _add_losses(trio, config, x0, (critics, teachers), losses, teaches)
+        mine.truth(chunk).copy_(x0.detach())
+        if chunk + 1 < chunks:
+            with accelerator.autocast(), torch.no_grad():
+                for network, rollout in ((trio.student.model, mine), (trio.critic.model, critics),
+                                         (trio.teacher, teachers)):
+                    network(remember, rollout)
+        for rollout in (mine, critics, teachers):
+            rollout.advance()
+    losses["critic_norm"] = trio.critic.step(accelerator)
+    if teaches:
+        losses["student_norm"] = trio.student.step(accelerator)
+    return losses
+
+
+def _add_losses(trio: Trio, config: Distillation, x0: Tensor, rollouts: tuple[Rollout, Rollout],
+                losses: dict[str, Tensor | float], teaches: bool) -> None:
+    """Adds the gradients of one target chunk, and the losses to `losses`."""
+    critics, teachers = rollouts
+    fake = partial(_learner_flow, trio.critic, critics)
+    draw = partial(score_sigmas, len(x0), config.shift)
+    with trio.accelerator.autocast():
+        critic = critic_loss(x0, torch.randn_like(x0), draw().to(x0), fake) / config.targets
+    trio.accelerator.backward(critic)
+    losses["critic"] = losses.get("critic", 0.0) + critic.detach()
+    if teaches:
+        real = _guided_flow(trio.teacher, teachers, config.guidance)
+        with trio.accelerator.autocast():
+            loss = contextual_dmd(x0, torch.randn_like(x0), draw().to(x0), real, fake) / config.targets
+        trio.accelerator.backward(loss)
+        losses["dmd"] = losses.get("dmd", 0.0) + loss.detach()
+
+
+def _learner_flow(learner: Learner, rollout: Rollout, x: Tensor, sigma: Tensor) -> Tensor:
+    flow: Tensor = learner.model(glance, rollout, rollout_prompts(rollout), x, sigma)
+    return flow
+
+
+def _guided_flow(teacher: Student, rollout: Rollout, guidance: float) -> Flow:
+    """The teacher's flow; guidance of flows is guidance of the clean samples they predict, both are linear."""
+    def flow(x: Tensor, sigma: Tensor) -> Tensor:
+        asked = glance(teacher, rollout, rollout_prompts(rollout), x, sigma)
+        return guided(asked, glance(teacher, rollout, [""] * len(x), x, sigma), guidance) if guidance else asked
+    return flow
+
+
+def frozen(network: Student, device: torch.device) -> Student:
+    """`network` as a teacher: on the device, without gradients."""
+    return network.to(device).eval().requires_grad_(False)
+
+
+def train_distillation(start: Path, teacher: Path, folder: Path, vae: Path, config: Distillation) -> Student:
+    """Trains (or resumes) the student in `start` against the teacher in `teacher`; the critic begins as the teacher.
+
+    Writes the averaged student to `student/` (the layout of every stage) and `strip.png` on the way.
+    """
+    stage = set_up(folder, config.budget, config.seed, (Student.load(start), config.student_rates),
+                   (Student.load(teacher), config.critic_rates))
+    student, critic = stage.learners
+    trio = Trio(stage.accelerator, student, critic, frozen(Student.load(teacher), stage.accelerator.device))
+    strip = Strip(vae, folder)
+    for step in stage.run.steps():
+        student.schedule(stage.run)
+        critic.schedule(stage.run)
+        losses = distill_step(trio, config, step, stage.rng)
+        if step % 10 == 0:
+            stage.run.log(**losses)
+        strip.write(student.network, config.levels, config.size, step)
+    return student.finish(stage.accelerator, folder / "student")
+
+
+def without_curriculum(config: Distillation) -> Distillation:
+    """The ablation: the longest rollouts from the first step on."""
+    return replace(config, ramp=1)

@@ -1,0 +1,91 @@
+"""Self-rollouts: a student goes on from what it made itself, and every network remembers the same chunks.
+
+Knows nothing of losses: `denoise` and `remember` are what both the distillation and the sample strips are made of.
+"""
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..memory.policy import InfinityRope, SlowFast
+from .data import CHUNK_SECONDS, sample_cues
+from .grammar import describe
+from .losses import Flow, noised, predicted_x0
+from .rollouts import MemoryContext, Rollout
+from .student import Student
+
+
+class _Forgetful(list[tuple[Tensor, Tensor]]):
+    """Takes keys and values and keeps none: under gradient checkpointing a pass would hand them over twice."""
+
+    def append(self, item: tuple[Tensor, Tensor]) -> None:
+        pass
+
+
+def glance(student: Student, rollout: Rollout, prompts: Sequence[str], x: Tensor, sigma: Tensor) -> Tensor:
+    """The flow of `x` [B, ...] at the rollout's chunk under `prompts`, over its memory, leaving nothing behind."""
+    context: MemoryContext = rollout.context(student, rollout.chunk, len(x))
+    context.own = _Forgetful()
+    return student.flow(x, sigma, student.text_keys_values(prompts), context)
+
+
+@torch.no_grad()
+def remember(student: Student, rollout: Rollout) -> None:
+    """The clean pass over the rollout's chunk: its keys and values become memory, as this network sees it."""
+    chunk, clean = rollout.chunk, rollout.truth(rollout.chunk)
+    context = rollout.context(student, chunk, len(clean))
+    text = student.text_keys_values(rollout_prompts(rollout))
+    student.flow(clean, torch.zeros(len(clean), device=clean.device), text, context)
+    rollout.store(chunk, context.own)
+
+
+def rollout_prompts(rollout: Rollout) -> list[str]:
+    """The prompts in force at the rollout's chunk."""
+    return [prompts[rollout.chunk] for prompts in rollout.prompts]
+
+
+def denoise(flow: Flow, noise: Tensor, levels: Sequence[float], gradient: bool = False) -> Tensor:
+    """Clean latents after one pass for each of `levels`, with fresh noise between them (the engine's sampler).
+
+    With `gradient`, only the last pass carries one (Self-Forcing): the earlier ones decide where it starts.
+    """
+    x = x0 = noise
+    for index, level in enumerate(levels):
+        last = index + 1 == len(levels)
+        sigma = torch.full((len(x),), level, device=x.device)
+        with torch.set_grad_enabled(gradient and last):
+            x0 = predicted_x0(x, flow(x, sigma), sigma)
+        if not last:
+            following = torch.full_like(sigma, levels[index + 1])
+            x = noised(x0, torch.randn_like(x0), following)
+    return x0
+
+
+def blank_rollout(videos: int, chunks: int, size: tuple[int, int, int], chunk_latents: int, rng: random.Random,
+                  device: torch.device, drop: float = 0.05) -> Rollout:
+    """`videos` videos to be made: zeros where the latents will be, prompts that change on the way, and a plan of the
+    memory whose rate of promotion is drawn. `size` is [C, Y, X]."""
+    prompts = []
+    for _ in range(videos):
+        cues = sample_cues(rng, chunks)
+        starts = [round(seconds / CHUNK_SECONDS) for seconds, _ in cues]
+        row = [max(i for i, start in enumerate(starts) if start <= chunk) for chunk in range(chunks)]
+        prompts.append([describe(cues[i][1], rng, drop) for i in row])
+    latents = torch.zeros(videos, size[0], chunks * chunk_latents, *size[1:], device=device)
+    rate = rng.choice((0.1, 0.3, 0.5, 0.5, 0.7, 1.0))
+    return Rollout(latents, prompts, [rng.random() < rate for _ in range(chunks)], SlowFast())
+
+
+def beside(rollout: Rollout, window: int | None = None) -> Rollout:
+    """Another network's rollout over the same latents, prompts and plan, with keys and values of its own.
+
+    With `window` it sees no more than that many newest latent frames, the chunk at hand included.
+    """
+    policy = SlowFast() if window is None else InfinityRope(sink=0, window=window)
+    other = Rollout(rollout.latents, rollout.prompts, [False] * len(rollout.plan), policy)
+    if window is None:
+        other.plan = rollout.plan
+    return other

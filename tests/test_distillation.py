@@ -1,0 +1,215 @@
+"""The distillation's machinery: one context for all networks, gradients where they belong, teachers that see far."""
+from __future__ import annotations
+
+import random
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from cf_app.cli import main
+from cf_app.training.data import LatentVideos
+from cf_app.training.dmd import Distillation, Trio, distill_step, stage_two, without_curriculum
+from cf_app.training.full_size import LORA_TARGETS, FullScale, networks
+from cf_app.training.loop import Budget
+from cf_app.training.rollouts import Rollout
+from cf_app.training.self_rollout import beside, blank_rollout, denoise, glance, remember, rollout_prompts
+from cf_app.training.setup import Learner, Rates
+from cf_app.training.student import Student
+from cf_app.training.teacher import ErrorBank, TeacherTraining, many_levels, teacher_walk
+
+SIZE = (16, 4, 4)
+CPU = torch.device("cpu")
+
+
+class Bare:
+    """What a step asks of accelerate, on one device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def autocast(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def clip_grad_norm_(self, parameters, most: float) -> Tensor:
+        return nn.utils.clip_grad_norm_(parameters, most)
+
+
+def lively(seed: int) -> Student:
+    """A student whose head says something."""
+    torch.manual_seed(seed)
+    student = Student.embedded()
+    nn.init.normal_(student.transformer.proj_out.weight, std=0.05)
+    return student
+
+
+def filled(chunks: int, videos: int = 1) -> Rollout:
+    rollout = blank_rollout(videos, chunks, SIZE, 3, random.Random(0), CPU)
+    rollout.latents.normal_()
+    return rollout
+
+
+def test_all_networks_score_in_the_context_that_the_student_made() -> None:
+    student, mine = lively(0), filled(4)
+    theirs = beside(mine)
+    x, sigma = torch.randn(1, 16, 3, 4, 4), torch.tensor([0.5])
+    with torch.no_grad():
+        alone = glance(student, mine, rollout_prompts(mine), x, sigma)
+        for rollout in (mine, theirs):
+            remember(student, rollout)
+            rollout.advance()
+        assert mine.stored.keys() == theirs.stored.keys()
+        ours = glance(student, mine, rollout_prompts(mine), x, sigma)
+        assert torch.equal(ours, glance(student, theirs, rollout_prompts(theirs), x, sigma))
+        assert not torch.allclose(ours, alone)
+        before = len(mine.stored)
+        mine.latents.zero_()  # the other one sees what this one writes
+        assert float(theirs.truth(1).abs().sum()) == 0 and len(mine.stored) == before
+        assert not torch.allclose(ours, glance(lively(1), theirs, rollout_prompts(theirs), x, sigma))
+
+
+def test_a_short_context_teacher_reads_the_newest_latent_frames_only() -> None:
+    rollout = filled(12)
+    far = {read.cell.latent for read in rollout.plan[11][0]}
+    near = {read.cell.latent for read in beside(rollout, 9).plan[11][0]}
+    assert near == {27, 28, 29, 30, 31, 32}
+    assert {0, 1, 2} <= far
+
+
+def test_only_the_last_pass_of_a_target_carries_a_gradient() -> None:
+    weight, asked = torch.ones(1, requires_grad=True), []
+
+    def flow(x: Tensor, sigma: Tensor) -> Tensor:
+        asked.append((float(sigma[0]), torch.is_grad_enabled()))
+        return weight * x
+
+    noise = torch.randn(2, 4)
+    x0 = denoise(flow, noise, (1.0, 0.75, 0.5), gradient=True)
+    assert asked == [(1.0, False), (0.75, False), (0.5, True)]
+    assert x0.requires_grad and not denoise(flow, noise, (1.0, 0.5)).requires_grad
+    truth = torch.randn(2, 4)
+    found = denoise(lambda x, s: (x - truth) / s[:, None], noise, (1.0, 0.8, 0.3))
+    torch.testing.assert_close(found, truth, atol=1e-5, rtol=1e-4)
+
+
+def trio(device: torch.device = CPU) -> Trio:
+    def learner(network: Student) -> Learner:
+        optimizers = [torch.optim.SGD(network.parameters(), 0.1)]
+        return Learner(network, network, optimizers, optimizers, Rates(0.0, 0.1), None)
+
+    teacher = lively(2).requires_grad_(False)
+    return Trio(Bare(device), learner(lively(0)), learner(lively(1)), teacher)  # type: ignore[arg-type]
+
+
+def test_the_critic_learns_in_every_step_and_the_student_in_some() -> None:
+    three = trio()
+    config = Distillation(Budget(steps=2), videos=1, targets=1, first=2, last=2, critic_updates=2, size=SIZE)
+
+    def weights() -> list[Tensor]:
+        nets = (three.student.network, three.critic.network, three.teacher)
+        return [net.transformer.blocks[0].attn1.to_q.weight.detach().clone() for net in nets]
+
+    first = weights()
+    losses = distill_step(three, config, 0, random.Random(0))
+    second = weights()
+    assert losses["chunks"] == 2 and float(losses["dmd"]) > 0 and float(losses["critic"]) > 0
+    assert [torch.equal(a, b) for a, b in zip(first, second, strict=True)] == [False, False, True]
+    losses = distill_step(three, config, 1, random.Random(0))
+    assert "dmd" not in losses
+    assert [torch.equal(a, b) for a, b in zip(second, weights(), strict=True)] == [True, False, True]
+    assert three.student.network.transformer.proj_out.weight.grad is None
+
+
+def test_stage_two_grows_and_its_ablation_does_not_wait() -> None:
+    config = stage_two(Budget(steps=10))
+    assert config.last * 0.75 > 20 and config.first > config.targets
+    assert without_curriculum(config).ramp == 1
+
+
+def test_the_error_bank_keeps_the_newest_by_noise_level() -> None:
+    bank, rng = ErrorBank(grids=4, size=2), random.Random(0)
+    like = torch.zeros(3, 2)
+    assert torch.equal(bank.draw(like, rng), like)
+    bank.add(torch.tensor([[1.0, 1], [2, 2], [3, 3], [9, 9]]), torch.tensor([0.1, 0.1, 0.1, 0.9]))
+    assert len(bank) == 2
+    drawn = torch.cat([bank.draw(like, rng) for _ in range(20)])
+    assert set(drawn[:, 0].tolist()) == {2.0, 3.0}
+
+
+def test_teachers_see_contexts_of_every_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Videos:
+        chunks = 27
+
+        def __len__(self) -> int:
+            return 2
+
+        def clip(self, video: int, chunk: int, count: int) -> Tensor:
+            return torch.zeros(1, 3 * count, 1, 1)
+
+        def prompt(self, *_: object) -> str:
+            return "a red ball"
+
+    videos: LatentVideos = Videos()  # type: ignore[assignment]
+    config = TeacherTraining(Budget(), videos=3)
+    walks = [teacher_walk(videos, config, random.Random(i), CPU) for i in range(60)]
+    lengths = {walk.chunks for walk in walks}
+    assert min(lengths) * 0.75 >= 5 and max(lengths) == 27 and len(lengths) > 10
+    said = [prompt for walk in walks for row in walk.prompts for prompt in row]
+    assert 0.05 < said.count("") / len(said) < 0.15
+    levels = many_levels(32)
+    assert levels[0] == 1 and 0 < levels[-1] < 0.1 and sorted(levels, reverse=True) == list(levels)
+
+
+def test_the_full_size_fits_together_on_the_meta_device() -> None:
+    """Student, critic and teacher of 1.3B, a memory of 21 latent frames, one step of stage 2: every shape fits."""
+    meta, scale = torch.device("meta"), FullScale()
+    student, critic, teacher = networks(scale, meta)
+    assert sum(p.numel() for p in student.parameters()) / 1e9 == pytest.approx(1.42, rel=0.01)
+    assert student.transformer.gradient_checkpointing
+    wide, inner = 1536, 8960
+    adapters = 30 * 128 * (8 * 2 * wide + 2 * (wide + inner))
+    assert sum(p.numel() for p in teacher.parameters() if p.requires_grad) == adapters
+    assert len(LORA_TARGETS) == 6
+    for network in (student, critic, teacher):  # the blocks are all alike: one of them says as much as thirty
+        network.transformer.blocks = network.transformer.blocks[:1]
+    stage = scale.distillation
+    assert (stage.first * 3, stage.last * 3, stage.targets * 3) == (84, 105, 21)
+    config = Distillation(Budget(steps=1), videos=1, targets=1, first=8, last=8, guidance=stage.guidance,
+                          shift=stage.shift, size=stage.size)
+    learners = []
+    for network in (student, critic):
+        optimizers = [torch.optim.SGD(network.parameters(), 1e-6)]
+        learners.append(Learner(network, network, optimizers, optimizers, Rates(0.0, 1e-6), None))
+    three = Trio(Bare(meta), *learners, teacher.requires_grad_(False))  # type: ignore[arg-type]
+    losses = distill_step(three, config, 0, random.Random(0))
+    assert losses["chunks"] == 8 and isinstance(losses["dmd"], Tensor) and losses["dmd"].shape == ()
+
+
+def test_one_full_step_at_toy_size_reports_its_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert main(["train", "full-step", "--tiny", "--threads", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "peak of the step, GiB" in out and "dmd" in out
+    assert main(["train", "full-step", "--tiny", "--chunks", "0"]) == 2
+    assert "expected at least its 1 targets" in capsys.readouterr().err
+
+
+def test_stages_without_their_forerunners_say_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "context", "--out", str(tmp_path)]) == 2
+    assert "python -m cf_app train distill" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["fsdp", "zero2"])
+def test_accelerate_reads_its_configurations(name: str) -> None:
+    path = Path("cf_app/training/accelerate") / f"{name}.yaml"
+    config = load_config_from_file(str(path))
+    assert config.num_processes == 8 and config.mixed_precision == "bf16"
+    assert yaml.safe_load(path.read_text())["distributed_type"] in {"FSDP", "DEEPSPEED"}
