@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanUpsample
 
 from cf_app.model.wan_vae import WanVideoAutoencoder
 
@@ -57,3 +58,13 @@ def test_encode(vae: WanVideoAutoencoder) -> None:
     assert vae.encode(frames).shape == (1, 4, 3, 16 // vae.spatial_scale, 16 // vae.spatial_scale)
     with pytest.raises(ValueError, match="multiple"):
         vae.encode(frames[:, :, 1:])
+
+
+def test_enlarging_is_exact_in_bfloat16() -> None:
+    x = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)).bfloat16()
+    theirs, ours = WanUpsample(scale_factor=(2.0, 2.0), mode="nearest-exact"), None
+    vae = WanVideoAutoencoder(AutoencoderKLWan(base_dim=8, z_dim=4, dim_mult=[1, 2], temperal_downsample=[True]))
+    for module in vae.vae.decoder.modules():
+        assert type(module) is not WanUpsample
+        ours = module if isinstance(module, torch.nn.Upsample) else ours
+    assert ours is not None and torch.equal(ours(x), theirs(x))
