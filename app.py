@@ -3,41 +3,52 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
+
+if os.environ.get("SPACES_ZERO_GPU"):
+    import spaces  # noqa: F401  on ZeroGPU it has to come before torch
 
 from cf_app.terminal import quiet
 
 quiet()  # before torch and its libraries come in
 
 import cf_app  # noqa: E402
+from cf_app.engine.engine import Engine  # noqa: E402
 from cf_app.engine.worker import Worker  # noqa: E402
+from cf_app.space.segmented import SegmentedWorker  # noqa: E402
+from cf_app.space.settings import parse  # noqa: E402
+from cf_app.space.zero import on_zero_gpu, segmented_worker  # noqa: E402
+from cf_app.ui.gate import Limits  # noqa: E402
 from cf_app.ui.layout import Page, build_page  # noqa: E402
 from cf_app.ui.places import all_places  # noqa: E402
 
-
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """The options of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="app.py", description="Context Forcing, live: steerable video in the browser."
-    )
-    parser.add_argument("--model", help="folder or name of a model (default: the one that comes along)")
-    parser.add_argument("--quant", default="none", help="quantization of the weights (default: none)")
-    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
-    parser.add_argument("--buffer", type=int, default=2, help="chunks generated ahead of the browser (default: 2)")
-    parser.add_argument("--host", help="address to listen on (default: this machine only; 0.0.0.0 for all)")
-    parser.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860 on)")
-    parser.add_argument("--share", action="store_true", help="make a public link through Gradio's servers")
-    return parser.parse_args(arguments)
+BUFFER = 2  # chunks made ahead, at most, where nobody says how many
 
 
 def make(options: argparse.Namespace) -> Page:
     """Loads the model and builds the page; ends the program with one line when that can not be."""
     try:
-        engine = cf_app.load(options.model, device=options.device, quant=options.quant)
-        return build_page(engine, Worker(engine, buffer_chunks=options.buffer), places=all_places())
+        engine = cf_app.load(
+            options.model,
+            device="cuda" if on_zero_gpu() and options.device is None else options.device,
+            quant=options.quant,
+            vram=options.vram,
+            decoder=options.decoder,
+        )
+        limits = Limits(options.sessions, options.waiting, options.turn, options.budget)
+        return build_page(engine, make_worker(engine, options), places=all_places(), limits=limits)
     except ValueError as error:
         sys.exit(_complaint(" ".join(str(error).split())))
+
+
+def make_worker(engine: Engine, options: argparse.Namespace) -> Worker | SegmentedWorker:
+    """What runs the sessions: a thread of this process, or GPU calls on ZeroGPU."""
+    ahead = options.buffer or BUFFER
+    if on_zero_gpu():
+        return segmented_worker(engine, seconds=options.segment, lead=ahead)
+    return Worker(engine, ahead, adaptive=options.buffer is None)
 
 
 def launch(page: Page, options: argparse.Namespace) -> None:

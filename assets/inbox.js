@@ -3,10 +3,11 @@
   cf.Inbox = class {
     /**
      * fetch(token, seq): Promise of {ok, messages, error, unreachable}; deliver(message): every message of the run, in order;
-     * refused(message): there will be no run; lost(reason): the server does not know the run any more.
+     * refused(message): there will be no run; waiting(message): not yet; lost(reason): the server does not know the run
+     * any more.
      */
-    constructor({ fetch, deliver, refused, lost }) {
-      Object.assign(this, { fetch, deliver, refused, lost });
+    constructor({ fetch, deliver, refused, waiting, lost }) {
+      Object.assign(this, { fetch, deliver, refused, waiting, lost });
       this.past = new Set(); // tokens of runs that do not matter any more
       this.token = null;
       this.nonce = null;
@@ -24,8 +25,8 @@
 
     receive(message) {
       if (!message || this.past.has(message.run)) return;
-      if (message.type === "refused") {
-        if (message.nonce === this.nonce) this.refused(message);
+      if (message.type === "refused" || message.type === "waiting") {
+        if (message.nonce === this.nonce && !this.token) this[message.type](message);
       } else if (this.token === null) {
         if (message.seq === 0 && message.nonce === this.nonce) this.take(message);
         else if (this.nonce) this.findOpening(message.run);

@@ -9,9 +9,12 @@
       this.delay = 0; // seconds between asking and having: the longest of late, fading
     }
 
-    /** The number up to which chunks may come now, or null: nothing to ask. */
-    wants(film, unseen) {
-      const early = Math.max(this.least, 1.25 * this.delay + 0.1);
+    /**
+     * The number up to which chunks may come now, or null: nothing to ask.
+     * making: seconds that a chunk takes if none waits at the server; it is begun when it is asked for.
+     */
+    wants(film, unseen, making = 0) {
+      const early = Math.max(this.least, 1.25 * Math.max(this.delay, making) + 0.1);
       if (unseen >= Math.min(2 * film.chunkSeconds, early) || film.length < this.granted) return null;
       this.granted = film.length + 1;
       this.askedAt = performance.now();

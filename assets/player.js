@@ -9,7 +9,12 @@ video.muted = true;
 
 const NO_CODEC = "This browser plays neither H.264 nor VP9 through Media Source Extensions. Try a current Chrome, Edge, Firefox or Safari.";
 const LOST = "The connection to the server was lost. Press play to start a new run.";
+const MADE_ROOM = {
+  turn: "Your turn is over: others are waiting. Press play to stand in line again.",
+  budget: "You have played as long as a visitor may for now. Come back later, or duplicate this Space.",
+};
 const PATIENCE = 20; // requests in a row that may fail
+const ON_ITS_WAY = 0.1; // seconds for encoding and sending a chunk, until the first one has shown how long it takes
 const SILENCE = 4000; // ms without a message, with nothing left to play, before the player asks
 
 let mode = "idle"; // idle, starting, playing, paused, stopped, failed
@@ -22,6 +27,7 @@ let perChunk = 0; // seconds that making a chunk takes
 let misses = 0; // requests in a row that failed
 let change = null; // the prompt that has been sent and is not on screen yet: {prompt, color, chunk}
 let recalling = false;
+let queuing = false; // all places are taken, and the server tells how many are before this tab
 let asleep = ""; // "asked": a pause of ours is on its way back; "halted": the server has paused by itself
 let heard = 0; // when the last message came
 let drySince = 0;
@@ -59,6 +65,7 @@ function play(wish = {}) {
   if (!codec) return view.alert(NO_CODEC);
   const nonce = Math.random().toString(36).slice(2);
   run = null;
+  queuing = false;
   inbox.expect(nonce);
   video.pause();
   view.hold(film);
@@ -97,6 +104,14 @@ function stop() {
   view.next((change = null));
   setMode("stopped");
   if (run) command({ kind: "stop", reply: () => {} });
+  else if (queuing) leave();
+}
+
+function leave() {
+  ask("leave", { nonce: inbox.nonce });
+  queuing = false;
+  view.queue(null);
+  setMode("idle");
 }
 
 async function changePrompt({ prompt, reply = () => {} }) {
@@ -113,6 +128,8 @@ async function changePrompt({ prompt, reply = () => {} }) {
 const handle = {
   run(message) {
     run = message;
+    queuing = false;
+    view.queue(null);
     due = new cf.Pace(props.setup.cushion);
     film.fps = message.fps_played;
     film.chunkSeconds = message.chunk_frames / message.fps_played;
@@ -156,7 +173,8 @@ const handle = {
   },
   ended(message) {
     film.finished = true;
-    if (message.reason === "closed" && running()) lost("This run was closed. Press play to start a new one.");
+    if (message.reason in MADE_ROOM && running()) lost(MADE_ROOM[message.reason]);
+    else if (message.reason === "closed" && running()) lost("This run was closed. Press play to start a new one.");
     else if (message.reason !== "finished" && running()) end("stopped");
     cf.emit("ended", message);
   },
@@ -168,7 +186,13 @@ const inbox = new cf.Inbox({
     heard = performance.now();
     handle[message.type](message);
   },
+  waiting(message) {
+    if (mode !== "starting") return leave(); // paused or stopped before it began: someone else may have the place
+    queuing = true;
+    view.queue(message);
+  },
   refused(message) {
+    view.queue(null);
     setMode("idle");
     view.alert(message.message);
     cf.emit("refused", message);
@@ -215,7 +239,7 @@ function pace(ahead, unseen) {
   video.playbackRate = ahead < 0.25 && !film.finished ? 0.9 : ahead > 3 * film.chunkSeconds ? 1.05 : 1;
   if (film.finished && unseen < 0.1) return end("stopped");
   if (asleep === "halted" && (dry || !film.length)) return end("paused");
-  grant(due.wants(film, unseen));
+  grant(due.wants(film, unseen, queued ? 0 : perChunk + ON_ITS_WAY));
   if (dry && now - heard > SILENCE) {
     heard = now;
     inbox.fill();

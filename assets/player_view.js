@@ -50,6 +50,7 @@
       this.next(null);
       this.caption(null);
       this.waiting(false);
+      this.queue(null);
       this.live(0);
       this.track(film);
       this.position(0, film, -1);
@@ -91,6 +92,18 @@
 
     waiting(on) {
       this.$(".cf-wait").hidden = !on;
+    }
+
+    /** The line before the door: null or {position, seconds}. */
+    queue(place) {
+      const box = this.$(".cf-queue");
+      box.hidden = !place;
+      if (!place) return;
+      const others = place.position - 1;
+      const line = others ? `${others} ${others > 1 ? "visitors are" : "visitor is"} before you` : "You are next";
+      const minutes = place.seconds === null ? "" : place.seconds < 45 ? ", less than a minute" : `, about ${Math.round(place.seconds / 60)} min`;
+      const text = `All places are taken. ${line}${minutes}.`;
+      if (box.textContent !== text) box.textContent = text;
     }
 
     position(time, film, chunk) {

@@ -20,6 +20,7 @@ COMMANDS = {
     "train": ("cf_app.training.cli", "train the embedded model, stage by stage"),
     "evaluate": ("cf_app.evaluation.cli", "read back from the pixels whether prompts are followed"),
     "prove": ("cf_app.evaluation.prove", "measure memory, prompts, switches and drift, the truth beside them"),
+    "space": ("cf_app.space.cli", "check that a push to a Hugging Face Space will work"),
     "benchmark": ("cf_app.evaluation.benchmark", "measure speed, start and playback on this machine"),
 }
 

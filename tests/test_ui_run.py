@@ -10,6 +10,7 @@ import time
 import pytest
 
 from cf_app.ui.commands import command_from, describe, read_prompt, read_seed
+from cf_app.ui.gate import Gate
 from cf_app.ui.player import requests
 from cf_app.ui.run import FIRST_GRANT
 from cf_app.ui.tabs import Tabs
@@ -51,7 +52,7 @@ class Reader:
 
 
 def calls(tabs):
-    return {function.__name__: function for function in requests(tabs)}
+    return {function.__name__: function for function in requests(tabs, Gate())}
 
 
 def test_messages_are_numbered_complete_and_json(tabs):

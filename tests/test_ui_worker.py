@@ -9,6 +9,7 @@ import pytest
 
 from cf_app.engine.worker import Worker
 from cf_app.ui.commands import command_from
+from cf_app.ui.gate import Gate
 from cf_app.ui.player import requests
 from cf_app.ui.tabs import Tabs
 from tests.tiny import EXAMPLES, tiny_engine
@@ -54,7 +55,7 @@ def test_chunks_states_and_the_end_arrive(tabs):
 
 def test_a_prompt_holds_from_the_chunk_that_was_told(tabs):
     run, messages = tabs.start("tab", {"prompt": EXAMPLES[0]}), []
-    command = next(f for f in requests(tabs) if f.__name__ == "command")
+    command = next(f for f in requests(tabs, Gate()) if f.__name__ == "command")
     thread = read(run, messages, lambda m: m["type"] == "chunk" and m["chunk"] == 5)
     answer = command({"run": run.token, "kind": "prompt", "prompt": EXAMPLES[1]})
     run.grant(6)
@@ -85,7 +86,7 @@ def test_the_session_is_given_back(tabs, worker, how):
 
 def test_an_impossible_command_is_refused_in_words(tabs):
     run = tabs.start("tab", {"prompt": EXAMPLES[0]})
-    command = next(f for f in requests(tabs) if f.__name__ == "command")
+    command = next(f for f in requests(tabs, Gate()) if f.__name__ == "command")
     for request in ({"kind": "evict", "latent": 999}, {"kind": "memory", "changes": {"tau": 7}}):
         answer = command({"run": run.token, **request})
         assert not answer["ok"] and answer["error"]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from .gate import NO_LIMITS, Gate, Limits
 from .palette import css_variables
 from .player import ASSETS, LivePlayer, asset
 from .prompt_box import PromptBox
@@ -60,17 +61,19 @@ class Page:
         self.tabs.worker.shutdown()
 
 
-def build_page(engine: Engine, worker: Worker, *, cushion: float = 0.3, places: Places = Places()) -> Page:
+def build_page(
+    engine: Engine, worker: Worker, *, cushion: float = 0.3, places: Places = Places(), limits: Limits = NO_LIMITS
+) -> Page:
     """The whole page around a loaded engine.
 
-    `cushion`: least seconds of unseen video at which a tab asks for the next chunk.
+    `cushion`: least seconds of unseen video at which a tab asks for the next chunk. `limits`: for many visitors.
     """
-    tabs = Tabs(engine, worker)
+    tabs, gate = Tabs(engine, worker), Gate(limits)
     with gr.Blocks(title=f"{engine.title} - Context Forcing, live", fill_width=True, analytics_enabled=False) as demo:
         gr.HTML(_head(engine), apply_default_css=False, elem_id="cf-top")
         with gr.Row(elem_id="cf-page", elem_classes=[] if places.memory else ["cf-alone"]):
             with gr.Column(elem_id="cf-stage", min_width=0):
-                LivePlayer(tabs, cushion)
+                LivePlayer(tabs, cushion, gate)
                 PromptBox(tabs)
             for fill, name in ((places.memory, "cf-memory"), (places.timeline, "cf-timeline")):
                 if fill is not None:

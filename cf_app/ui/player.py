@@ -17,7 +17,8 @@ messages are numbered, and the browser asks for the missing ones again (server f
   prompt.
 - `state`: state ("playing", "paused", "stopped"). `failed`: message, fatal. `ended`: reason ("stopped",
   "finished", "closed").
-- `refused`: message; there is no run. Its run is null.
+- `refused`: message; there is no run. `waiting`: position (1 is next), seconds (an estimate, or null): all places
+  are taken. Their run is null. A run that had to make room ends with the reason "turn" or "budget".
 
 **DOM events** on `document`, for the other components of the page (`detail` is a plain object; `cf.on(name,
 f)` of `assets/cf.js` hands over the detail):
@@ -41,6 +42,7 @@ keys from the player. Gradio rewrites style sheets and drops container queries: 
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,7 +52,9 @@ import gradio as gr
 from cf_app.engine.messages import SetPrompt
 
 from .commands import command_from, read_prompt
+from .gate import Gate
 from .tabs import Tabs
+from .visit import visit, visitor_of
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
@@ -68,18 +72,18 @@ class LivePlayer(gr.HTML):
     Starts runs through its event `play`; everything else are requests to the server.
     """
 
-    def __init__(self, tabs: Tabs, cushion: float, *, elem_id: str = "cf-player") -> None:
+    def __init__(self, tabs: Tabs, cushion: float, gate: Gate, *, elem_id: str = "cf-player") -> None:
         """`cushion`: least seconds of unseen video at which the browser asks for the next chunk."""
         super().__init__(
             html_template=asset("player.html"),
             js_on_load=asset("player.js"),
             apply_default_css=False,
             elem_id=elem_id,
-            server_functions=requests(tabs),
+            server_functions=requests(tabs, gate),
             setup={"cushion": cushion, "title": tabs.engine.title},
         )
         self.play(
-            player_stream(tabs),
+            player_stream(tabs, gate),
             outputs=[self],
             show_progress="hidden",
             trigger_mode="multiple",  # a new run may start while the last one's generator is still on its way out
@@ -91,22 +95,19 @@ class LivePlayer(gr.HTML):
         return {"type": "object"}
 
 
-def player_stream(tabs: Tabs) -> Callable[..., Iterator[Answer]]:
+def player_stream(tabs: Tabs, gate: Gate) -> Callable[..., Iterator[Answer]]:
     """The generator behind the `play` event: one run of the tab that asked."""
 
     def play(event: gr.EventData, request: gr.Request) -> Iterator[Answer]:
-        wish = event._data or {}
-        try:
-            run = tabs.start(str(request.session_hash), wish)
-        except ValueError as error:
-            yield {"type": "refused", "run": None, "seq": 0, "nonce": wish.get("nonce"), "message": str(error)}
-            return
-        yield from run.messages()
+        host = request.client.host if request.client else None
+        on_space = bool(os.environ.get("SPACE_ID"))
+        visitor = visitor_of(dict(request.headers), host, request.username, behind_proxy=on_space)
+        yield from visit(tabs, gate, str(request.session_hash), visitor, event._data or {})
 
     return play
 
 
-def requests(tabs: Tabs) -> list[Callable[[Answer], Answer]]:
+def requests(tabs: Tabs, gate: Gate) -> list[Callable[[Answer], Answer]]:
     """The server functions of the player.
 
     Each takes one object with the `run` token and answers {ok, ...}.
@@ -132,7 +133,11 @@ def requests(tabs: Tabs) -> list[Callable[[Answer], Answer]]:
         """{run, upto, name}: one MP4 of chunks 0 to `upto`; answers the path to download."""
         return _answer(lambda: _export(tabs, request))
 
-    return [credit, command, fetch, chunk, export]
+    def leave(request: Answer) -> Answer:
+        """{nonce}: who pressed play does not want to wait any longer."""
+        return _answer(lambda: gate.forget(str(request["nonce"])) or {})
+
+    return [credit, command, fetch, chunk, export, leave]
 
 
 def _answer(work: Callable[[], Answer]) -> Answer:

@@ -67,6 +67,7 @@ class Run:
         self._sent = 0
         self._stopping = False
         self._closed = False
+        self._over: Callable[[], bool] = lambda: False
         self._frames = 0
         self._sequence = 0
         self._recent: deque[Message] = deque(maxlen=_KEPT)
@@ -140,11 +141,11 @@ class Run:
     def messages(self) -> Iterator[Message]:
         """Messages until the session ends or its tab goes; frees the session in any case."""
         try:
-            yield self._numbered({"type": "run", **self._opening})
+            yield self.numbered({"type": "run", **self._opening})
             while (event := self._next()) is not None:
                 if isinstance(event, ChunkReady) and self._stopping:
                     continue  # nobody waits for it any more
-                yield self._numbered(self._of[type(event)](event))
+                yield self.numbered(self._of[type(event)](event))
                 if isinstance(event, Ended) or (isinstance(event, Failed) and event.fatal):
                     break
         finally:
@@ -152,7 +153,7 @@ class Run:
 
     def _next(self) -> Event | None:
         """The worker's next event, when the browser has room for it; None when the run is over."""
-        while not self._closed:
+        while not self._closed and not self._over():
             with self._wake:
                 if not self._wake.wait_for(self._open, _POLL):
                     continue
@@ -169,7 +170,12 @@ class Run:
     def _open(self) -> bool:
         return self._sent < self._granted or self._stopping or self._closed
 
-    def _numbered(self, message: Message) -> Message:
+    def ends_when(self, over: Callable[[], bool]) -> None:
+        """`messages` ends as soon as `over()` says so; asked several times a second."""
+        self._over = over
+
+    def numbered(self, message: Message) -> Message:
+        """A message as the next one of this run."""
         message = {"run": self.token, "seq": self._sequence, **message}
         with self._wake:
             self._sequence += 1
