@@ -25,8 +25,8 @@ from cf_app.engine.timeline_markers import MemoryMark
 from cf_app.memory.kv_cache import KVShape
 from cf_app.memory.manager import SlowFastMemory
 from cf_app.memory.policy import Policy, check_policy, policy_from_dict
-from cf_app.model.attention import Attend, attend
 from cf_app.model.causal_wan import WanTransformer3DModel, make_causal, token_grid
+from cf_app.model.kernels import Kernel, choose
 from cf_app.model.text_encoder import PromptEncoder
 
 
@@ -38,7 +38,7 @@ class Engine(ChunkMaker):
         transformer: diffusers' WanTransformer3DModel; gets our attention processors.
         vae: decoder with its state outside.
         text: prompt encoder.
-        kernel: attention.
+        kernel: attention; None for the one that suits the device, see ``model.kernels``.
         quantization: name of the scheme, for display.
         kv_stored: type that sessions keep keys and values in, such as torch.float8_e4m3fn; None for the transformer's.
         lean: one workspace for all layers, see ``Workspace``.
@@ -51,13 +51,14 @@ class Engine(ChunkMaker):
         vae: VideoAutoencoder,
         text: PromptEncoder,
         *,
-        kernel: Attend = attend,
+        kernel: Kernel | None = None,
         quantization: str = "none",
         kv_stored: torch.dtype | None = None,
         lean: bool = False,
     ) -> None:
         self.quantization, self.text = quantization, text
-        transformer = make_causal(transformer, kernel).eval().requires_grad_(False)
+        self.kernel = choose(transformer.patch_embedding.weight.device) if kernel is None else kernel
+        transformer = make_causal(transformer, self.kernel.attend).eval().requires_grad_(False)
         shape = _kv_shape(config.geometry, transformer, kv_stored)
         super().__init__(config, transformer, vae, Texts(transformer, text), shape, lean=lean)
         self.policy: Policy = policy_from_dict(config.memory)

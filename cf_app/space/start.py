@@ -49,7 +49,9 @@ def started(root: Path, *, zero_gpu: bool = False, model: str | None = None) -> 
             }
         log = Path(home) / "log"
         with open(log, "wb") as sink:
-            server = subprocess.Popen([sys.executable, "app.py"], cwd=root, env=environment, stdout=sink, stderr=sink)
+            program = ["-m", "cf_app.space.imitation"] if zero_gpu else ["app.py"]
+            command = [sys.executable, *program]
+            server = subprocess.Popen(command, cwd=root, env=environment, stdout=sink, stderr=sink)
             begun = time.monotonic()
             try:
                 parts = _wait(server, f"http://127.0.0.1:{port}/config", log)

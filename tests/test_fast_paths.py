@@ -1,0 +1,183 @@
+"""What makes a chunk fast changes nothing in it, and nothing in it waits for the device."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cf_app.engine.engine import Engine
+from cf_app.engine.lead import Lead
+from cf_app.engine.messages import ChunkReady, Failed, Play
+from cf_app.engine.worker import Worker
+from cf_app.memory.policy import POLICIES, Policy, SinkWindow, SlowFast
+from cf_app.model.attention import attend
+from cf_app.model.kernels import CUDNN_FIRST, FLASH_FIRST, choose, flash, ordered
+from tests.tiny import tiny_engine
+
+RED = "a red ball hops"
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return tiny_engine()
+
+
+def chunks(worker: Worker, session: str, count: int) -> list[ChunkReady]:
+    found: list[ChunkReady] = []
+    while len(found) < count:
+        event = worker.events(session, 60)
+        assert event is not None and not isinstance(event, Failed), event
+        if isinstance(event, ChunkReady):
+            found.append(event)
+    return found
+
+
+@pytest.mark.parametrize("policy", [*(kind() for kind in POLICIES.values()),
+                                    SlowFast(timing="as_released", decision="per_layer")], ids=str)  # fmt: skip
+def test_the_memory_after_a_first_chunk_is_known_before_its_clean_pass(engine: Engine, policy: Policy) -> None:
+    session = engine.new_session(RED, policy=policy)
+    draft = engine.draft(session)
+    early = engine.early(session, draft)
+    assert early is not None
+    engine.remember(session, draft)
+    then = engine.decode(session).snapshot
+    for name in then.__dataclass_fields__:
+        assert name == "memory_ms" or getattr(early, name) == getattr(then, name), name
+    assert engine.early(session, engine.draft(session)) is None
+
+
+def test_the_first_picture_does_not_wait_for_the_clean_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = tiny_engine()
+    expected = list(engine.new_session(RED, 3).stream(chunks=3))
+    held, remember = threading.Event(), engine.remember
+
+    def slow(*arguments: Any) -> None:
+        assert held.wait(60)
+        remember(*arguments)
+
+    monkeypatch.setattr(engine, "remember", slow)
+    worker = Worker(engine)
+    session = worker.open(RED, 3)
+    worker.send(session, Play())
+    got = chunks(worker, session, 1)  # while its clean pass has not even begun
+    held.set()
+    got += chunks(worker, session, 2)
+    worker.shutdown()
+    assert [chunk.chunk for chunk in got] == [0, 1, 2]
+    assert all(np.array_equal(a.frames, b.frames) for a, b in zip(got, expected, strict=True))
+
+
+def test_a_clean_pass_that_fails_does_not_show_a_chunk_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = tiny_engine()
+    expected = list(engine.new_session(RED, 3).stream(chunks=2))
+    worker = Worker(engine)
+    session = worker.open(RED, 3)
+    held = threading.Event()
+
+    def broken(*arguments: Any) -> None:
+        assert held.wait(60)
+        raise RuntimeError("out of luck")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "remember", broken)
+        worker.send(session, Play())
+        got = chunks(worker, session, 1)
+        held.set()
+        while not isinstance(worker.events(session, 60), Failed):
+            pass
+    worker.send(session, Play())
+    got += chunks(worker, session, 1)
+    worker.shutdown()
+    assert [chunk.chunk for chunk in got] == [0, 1]
+    assert all(np.array_equal(a.frames, b.frames) for a, b in zip(got, expected, strict=True))
+
+
+def test_a_fast_engine_makes_chunks_when_they_are_asked_for() -> None:
+    lead = Lead(3, 0.75)
+    assert [lead.chunks(), lead.took(5.0), lead.chunks()] == [3, None, 3]  # the first one says nothing
+    lead.took(0.3)
+    assert (lead.chunks(), lead.chunks(sharing=2), lead.chunks(sharing=4)) == (0, 1, 3)
+    lead.took(0.6)
+    assert lead.chunks() == 1
+    for _ in range(40):
+        lead.took(0.3)
+    assert lead.chunks() == 0
+    lead.took(0.8)
+    assert lead.chunks() == 3 and Lead(2, 0.75, adaptive=False).chunks() == 2
+
+
+def test_an_adaptive_worker_waits_to_be_asked(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cf_app.engine.lead.ON_DEMAND", 1e6)  # however busy this machine is
+    worker = Worker(engine, 2, adaptive=True)
+    session = worker.open(RED, 1)
+    worker.send(session, Play())
+    got = chunks(worker, session, 4)
+    for _ in range(3):
+        assert worker.state(session).queued + worker.state(session).chunk - got[-1].chunk - 1 <= 2  # from the start
+        got += chunks(worker, session, 1)
+    before = worker.state(session).chunk
+    threading.Event().wait(0.3)
+    assert worker.state(session).chunk == before  # nobody asks, nothing is made
+    worker.shutdown()
+    expected = engine.new_session(RED, 1).stream(chunks=7)
+    assert all(np.array_equal(a.frames, b.frames) for a, b in zip(got, expected, strict=True))
+
+
+class HostReads(TorchDispatchMode):
+    """Counts what would make a CPU wait for a GPU: numbers taken out of tensors, tensors looked through."""
+
+    WAITS = ("aten._local_scalar_dense", "aten.nonzero", "aten.is_nonzero", "aten.equal", "aten.item")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if str(func).startswith(self.WAITS):
+            self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("policy", [SlowFast(), SinkWindow()], ids=["18+3", "9+3"])
+def test_no_pass_of_a_chunk_waits_for_the_device(engine: Engine, policy: Policy) -> None:
+    session = engine.new_session(RED, policy=policy)
+    for _ in range(8):
+        engine.step(session)
+    with HostReads() as reads:
+        draft = engine.draft(session)
+        assert reads.seen == []
+        engine._clean_pass(session, draft, engine_observer())
+        assert reads.seen == []
+        engine.remember(session, draft)
+    assert len(reads.seen) <= engine.kv_shape.layers  # the similarities, fetched at once when the chunk is committed
+
+
+def engine_observer() -> Any:
+    from cf_app.engine.parts import Observer
+
+    return Observer()
+
+
+@pytest.mark.parametrize("kernel", [ordered(CUDNN_FIRST), ordered(FLASH_FIRST), flash(attend)])
+def test_every_kernel_is_the_same_attention(kernel: Any) -> None:
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, length, 2, 16) for length in (6, 10, 10))
+    mask = torch.rand(1, 1, 6, 10) > 0.3
+    for given in (None, mask):
+        assert torch.allclose(kernel(query, key, value, given), attend(query, key, value, given), atol=1e-5)
+    assert choose(torch.device("cpu")).name == "SDPA"
+
+
+def test_fused_projections_change_nothing() -> None:
+    plain, fused = tiny_engine(), tiny_engine()
+    for block in fused.transformer.blocks:
+        block.attn1.fuse_projections()
+    streams = (engine.new_session(RED, 1).stream(chunks=4) for engine in (plain, fused))
+    for a, b in zip(*streams, strict=True):
+        assert np.abs(a.frames.astype(int) - b.frames.astype(int)).max() <= 1
+        assert a.snapshot.layer_slots == b.snapshot.layer_slots
