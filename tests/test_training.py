@@ -139,10 +139,11 @@ def test_every_stage_runs_small_and_the_student_generates(tmp_path: Path) -> Non
     for stage in ("rollouts", "teacher", "distill", "context"):
         first = json.loads((out / stage / "log.jsonl").read_text().splitlines()[0])
         losses = [first[name] for name in ("loss", "dmd", "critic") if name in first]
-        assert losses and all(0 < loss < 100 for loss in losses), stage
+        # In the first step the critic is the teacher still, and DMD is 0.
+        assert losses[-1] > 0 and all(0 <= loss < 100 for loss in losses), stage
     for stage in ("teacher", "distill", "context"):
         with Image.open(out / stage / "strip.png") as strip:
-            assert strip.size == (6 * 128, 3 * 80)
+            assert strip.size == (2 * 128, 3 * 80)
     target = out / "weights"
     clip = tmp_path / "clip.mp4"
     arguments = ["generate", "--model", str(target), "--prompt", "a red ball", "--seconds", "0.7", "--out", str(clip)]

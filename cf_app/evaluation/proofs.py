@@ -14,7 +14,7 @@ from tqdm import tqdm
 import cf_app
 
 from ..engine.engine import Engine
-from ..memory.policy import Fifo, InfinityRope, Policy, SinkWindow, SlowFast, Uniform
+from ..memory.policy import Fifo, InfinityRope, Policy, SinkWindow, SlowFast, Uniform, policy_to_dict
 from ..training.data import CHUNK_FRAMES
 from . import drift, prompts, revisit
 from .films import Film, Studio, Take, draw, recoded
@@ -85,7 +85,7 @@ def revisits(bench: Bench, arguments: argparse.Namespace, results: Results) -> N
     """The sweeping camera under every policy and a sweep of tau."""
     takes = revisit.sweep_takes(arguments.seeds)
     trial = Trial(takes, revisit.SWEEP_GAPS)
-    results.begin("revisit", seeds=arguments.seeds, interval="95 % bootstrap", gaps_in_seconds=list(trial.gaps))
+    results.begin("revisit", seeds=arguments.seeds, interval="95 % bootstrap", **_who(bench))
     pictures = {}
     for label, films in trial.truths(bench):
         results.add("revisit", label, trial.row(films)[0])
@@ -117,7 +117,7 @@ def tau_sweep(policy: Policy, films: Sequence[Film], count: int) -> dict[str, Po
 
 def gaps(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
     """Longer absences: the camera pans away, waits, and pans back."""
-    results.begin("gaps", seeds=arguments.seeds, interval="95 % bootstrap")
+    results.begin("gaps", seeds=arguments.seeds, interval="95 % bootstrap", **_who(bench))
     trials = {gap: Trial(revisit.wait_takes(arguments.seeds, gap), (gap,)) for gap in revisit.WAITS}
     for label in ("truth", *chosen_policies(bench.studio.engine.policy, arguments.policies)):
         row: dict[str, object] = {}
@@ -167,6 +167,11 @@ class Trial:
         if base is not None:
             row[f"slow-fast is above at {middle:g} s"] = list(revisit.difference(base[middle], distances[middle]))
         return row, distances
+
+
+def _who(bench: Bench) -> dict[str, object]:
+    """The model and its own memory policy, for the record."""
+    return {"model": bench.studio.engine.name, "memory": policy_to_dict(bench.studio.engine.policy)}
 
 
 def _sheet_row(film: Film) -> list[np.ndarray]:

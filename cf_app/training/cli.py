@@ -11,7 +11,6 @@ import os
 from pathlib import Path
 
 STAGES = ("autoencoder", "data", "pictures", "rollouts", "teacher", "distill", "context", "export")
-STUDENTS = ("pictures", "rollouts", "teacher", "distill", "context")
 TINY_STEPS = 3
 
 
@@ -26,9 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--videos", type=int, default=1024, help="data: videos of 20 s to draw (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the worlds and the training")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads (default: all)")
-    parser.add_argument("--start", choices=STUDENTS, help="distill, context: whose weights the student begins with "
+    parser.add_argument("--name", help="teacher, distill, context: folder in --out (default: the stage's own name)")
+    parser.add_argument("--start", metavar="NAME", help="distill, context: whose weights the student begins with "
                         "(default: rollouts for distill, distill for context)")
-    parser.add_argument("--student", choices=STUDENTS, default="rollouts", help="export: whose weights (default: "
+    parser.add_argument("--teacher", metavar="NAME", default="teacher", help="distill, context: against whom")
+    parser.add_argument("--student", metavar="NAME", default="rollouts", help="export: whose weights (default: "
                         "%(default)s)")
     parser.add_argument("--guidance", type=float, default=0.0, help="distill, context: of the teacher (default: none)")
     parser.add_argument("--no-recycling", action="store_true", help="ablation, teacher: no errors in its context")
@@ -48,6 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.minutes is not None and arguments.minutes <= 0:
         raise ValueError(f"--minutes is {arguments.minutes}, expected more than 0")
     torch.set_num_threads(arguments.threads)
+    if arguments.name and arguments.stage not in ("teacher", "distill", "context"):
+        raise ValueError(f"--name {arguments.name}: expected with teacher, distill or context, which can be varied")
     stages = STAGES if arguments.stage == "all" else (arguments.stage,)
     for stage in stages:
         _STAGES[stage](arguments)
@@ -91,24 +94,27 @@ def _data(arguments: argparse.Namespace) -> None:
 def _pictures(arguments: argparse.Namespace) -> None:
     from .pictures import PictureTraining, train_pictures
 
-    train_pictures(arguments.out / "data", arguments.out / "pictures",
-                   PictureTraining(_budget(arguments, 20), seed=arguments.seed))
+    config = PictureTraining(_budget(arguments, 20), seed=arguments.seed)
+    config = _changed(config, batch=4) if arguments.tiny else config
+    train_pictures(arguments.out / "data", arguments.out / "pictures", config)
 
 
 def _rollouts(arguments: argparse.Namespace) -> None:
     from .rollouts import RolloutTraining, train_rollouts
 
-    train_rollouts(arguments.out / "data", arguments.out / "pictures" / "student", arguments.out / "rollouts",
-                   RolloutTraining(_budget(arguments, 75), seed=arguments.seed))
+    out, config = arguments.out, RolloutTraining(_budget(arguments, 75), seed=arguments.seed)
+    config = _changed(config, videos=2, copies=1, pictures=2) if arguments.tiny else config
+    train_rollouts(out / "data", _student(out, "pictures"), out / "rollouts", config)
 
 
 def _teacher(arguments: argparse.Namespace) -> None:
     from .teacher import TeacherTraining, train_teacher
 
     out, config = arguments.out, TeacherTraining(_budget(arguments, 60), seed=arguments.seed)
-    config = _changed(config, videos=2, copies=1, passes=2) if arguments.tiny else config
+    config = _changed(config, videos=2, copies=1, passes=2, strip_chunks=2) if arguments.tiny else config
     config = _changed(config, recycle=0.0) if arguments.no_recycling else config
-    train_teacher(out / "data", _student(out, "pictures"), out / "teacher", out / "autoencoder" / "vae", config)
+    train_teacher(out / "data", _student(out, "pictures"), out / (arguments.name or "teacher"),
+                  out / "autoencoder" / "vae", config)
 
 
 def _distill(arguments: argparse.Namespace) -> None:
@@ -132,9 +138,9 @@ def _distillation(arguments: argparse.Namespace, name: str, before: str, config)
     config = _changed(config, seed=arguments.seed, guidance=arguments.guidance)
     if arguments.tiny:
         long = 3 if name == "context" else 1
-        config = _changed(config, videos=1, targets=1, first=long, last=long, critic_updates=2)
-    train_distillation(_student(out, arguments.start or before), _student(out, "teacher"), out / name,
-                       out / "autoencoder" / "vae", config)
+        config = _changed(config, videos=1, targets=1, first=long, last=long, critic_updates=2, strip_chunks=2)
+    train_distillation(_student(out, arguments.start or before), _student(out, arguments.teacher),
+                       out / (arguments.name or name), out / "autoencoder" / "vae", config)
 
 
 def _export(arguments: argparse.Namespace) -> None:

@@ -54,6 +54,7 @@ class Distillation:
         window: latent frames that the teacher sees, the chunk at hand included; None: the same memory as the student.
             A short one is the ablation "short-context teacher".
         size: [C, Y, X] of a latent frame.
+        strip_chunks: of a sample for the strip.
     """
 
     budget: Budget
@@ -67,6 +68,7 @@ class Distillation:
     window: int | None = None
     shift: float = SHIFT
     size: tuple[int, int, int] = (16, HEIGHT // 8, WIDTH // 8)
+    strip_chunks: int = 6
     student_rates: Rates = STUDENT_RATES
     critic_rates: Rates = CRITIC_RATES
     seed: int = 0
@@ -171,7 +173,7 @@ def train_distillation(start: Path, teacher: Path, folder: Path, vae: Path, conf
                    (Student.load(teacher), config.critic_rates))
     student, critic = stage.learners
     trio = Trio(stage.accelerator, student, critic, frozen(Student.load(teacher), stage.accelerator.device))
-    strip = Strip(vae, folder)
+    strip = Strip(vae, folder, config.strip_chunks)
     for step in stage.run.steps():
         student.schedule(stage.run)
         critic.schedule(stage.run)

@@ -1,4 +1,4 @@
-"""What every training stage shares: a budget that shapes the learning rate, logs, EMA and resumable state.
+"""What every training stage shares: a budget that shapes the learning rate, logs, curves, EMA and resumable state.
 
 A stage's budget is minutes or steps, whichever ends first; the learning rate follows the part of it that is spent, so
 an interrupted run that resumes ends at the same place. Knows nothing of losses or models.
@@ -18,6 +18,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
+from tqdm import tqdm
+
+from .curves import draw_curves
 
 
 @dataclass(frozen=True)
@@ -108,15 +111,19 @@ class Run:
         return self.budget.spent(self.seconds, self.step)
 
     def steps(self) -> Iterator[int]:
-        """Yields step numbers until the budget is spent; saves on the way and at the end."""
-        last = time.monotonic()
-        while self.spent < 1:
-            yield self.step
-            now = time.monotonic()
-            self.step, self.seconds, last = self.step + 1, self.seconds + self._agreed(now - last), now
-            if self.seconds - self._saved > self.save_seconds:
-                self.save()
+        """Yields step numbers until the budget is spent; shows progress, saves on the way and at the end."""
+        last, quiet = time.monotonic(), not self.accelerator.is_local_main_process
+        with tqdm(total=100, desc=self.folder.name, unit="%", mininterval=5, disable=quiet) as progress:
+            while self.spent < 1:
+                yield self.step
+                now = time.monotonic()
+                self.step, self.seconds, last = self.step + 1, self.seconds + self._agreed(now - last), now
+                progress.update(int(100 * self.spent) - progress.n)
+                if self.seconds - self._saved > self.save_seconds:
+                    self.save()
         self.save()
+        if self.accelerator.is_main_process:
+            draw_curves(self.folder / "log.jsonl", self.folder / "curves.png")
 
     def _agreed(self, seconds: float) -> float:
         """The main process's clock, so that all of them stop and save at the same step."""

@@ -37,7 +37,7 @@ class TeacherTraining:
         unprompted: probability that a chunk's prompt is dropped, for guidance.
         recycle: probability that an error is injected into the context (released code: half of the samples stay clean,
             nine in ten of the others are hit).
-        passes: of a sample for the strip.
+        passes, strip_chunks: of a sample for the strip.
     """
 
     budget: Budget
@@ -48,6 +48,7 @@ class TeacherTraining:
     unprompted: float = 0.1
     recycle: float = 0.45
     passes: int = 32
+    strip_chunks: int = 6
     rates: Rates = TEACHER_RATES
     seed: int = 0
 
@@ -104,7 +105,7 @@ def train_teacher(data: Path, start: Path | None, folder: Path, vae: Path, confi
     network = Student.load(start) if start else Student.embedded()
     stage = set_up(folder, config.budget, config.seed, (network, config.rates))
     device, learner = stage.accelerator.device, stage.learners[0]
-    videos, bank, strip = LatentVideos(data), ErrorBank(), Strip(vae, folder)
+    videos, bank, strip = LatentVideos(data), ErrorBank(), Strip(vae, folder, config.strip_chunks)
     walk = teacher_walk(videos, config, stage.rng, device)
     for step in stage.run.steps():
         learner.schedule(stage.run)
