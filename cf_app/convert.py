@@ -8,6 +8,8 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,16 +86,21 @@ def convert(
     Raises:
         ValueError: a file is damaged, of another architecture, or the LoRA is for another model.
     """
-    state = student_state(read_file(checkpoint), ema=ema)
+    content = read_file(checkpoint)
+    with naming(checkpoint):
+        state = student_state(content, ema=ema)
+        channels = transformer_config(state, head_dim)["in_channels"]
+        if channels != config.geometry.latent_channels:
+            raise ValueError(
+                f"it takes {channels} latent channels, expected {config.geometry.latent_channels}: "
+                "it is no text-to-video student of this kind"
+            )
     if lora is not None:
-        state = merge_lora(state, lora_state(read_file(lora)), scale=scale, alpha=alpha)
-    channels = transformer_config(state, head_dim)["in_channels"]
-    if channels != config.geometry.latent_channels:
-        raise ValueError(
-            f"{checkpoint} takes {channels} latent channels, expected {config.geometry.latent_channels}: "
-            "it is no text-to-video student of this kind"
-        )
-    transformer = build_transformer(state, head_dim, dtype)
+        content = read_file(lora)
+        with naming(lora):
+            state = merge_lora(state, lora_state(content), scale=scale, alpha=alpha)
+    with naming(checkpoint):
+        transformer = build_transformer(state, head_dim, dtype)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         transformer.save_pretrained(part / "transformer")
@@ -105,15 +112,45 @@ def convert(
         shutil.rmtree(part, ignore_errors=True)
 
 
-def released_folder(student: Student) -> Path:
-    """The converted folder of a released student, downloaded and converted at the first time."""
-    target = hub.converted_home() / student.name
-    if not (target / CONFIG_FILE).is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        paths = hub.download(student.repository, student.files)
-        lora = paths[1] if student.lora is not None else None
-        convert(paths[0], target, student.config(), lora=lora, ema=student.ema)
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the file's name in front of what is wrong with its contents."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def converted(student: Student) -> Path | None:
+    """The converted folder of a released student if it is here. Asks nobody."""
+    here = hub.known(student.repository, student.revision)
+    target = None if here is None else _place(student, here.commit)
+    return target if target is not None and (target / CONFIG_FILE).is_file() else None
+
+
+def released_folder(student: Student, tell: hub.Tell = hub.silent) -> Path:
+    """The converted folder of a released student, downloaded and converted at the first time.
+
+    Raises:
+        ValueError: it can not be had, or a file is damaged.
+    """
+    there = converted(student)
+    if there is not None:
+        return there
+    folder = hub.download(student.repository, student.files, pinned=student.revision, tell=tell)
+    for file in student.files:
+        hub.verify(student.repository, file, tell=tell)
+    tell(hub.Progress(f"converting {student.name}"))
+    target = _place(student, folder.name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)  # half of one, left by hand
+    lora = None if student.lora is None else folder / student.lora
+    convert(folder / student.file, target, student.config(), lora=lora, ema=student.ema)
     return target
+
+
+def _place(student: Student, commit: str) -> Path:
+    return hub.converted_home() / f"{student.name}-{commit[:12]}"
 
 
 def file_folder(checkpoint: Path) -> Path:

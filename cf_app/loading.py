@@ -10,14 +10,16 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from cf_app.engine.parts import VideoAutoencoder
+from cf_app import hub
 from cf_app.model.taehv import load_taehv
 from cf_app.model.text_encoder import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderModel
 from cf_app.model.vae import TinyVideoAutoencoder
 from cf_app.model.wan_vae import AutoencoderKLWan, WanVideoAutoencoder
 
+Autoencoder = TinyVideoAutoencoder | WanVideoAutoencoder
 
-def load_decoder(folder: Path, device: torch.device, dtype: torch.dtype) -> VideoAutoencoder:
+
+def load_decoder(folder: Path, device: torch.device, dtype: torch.dtype) -> Autoencoder:
     """The autoencoder of a folder, of the class that its config names, or a file of taehv weights."""
     if folder.is_file():
         return load_taehv(folder, dtype).to(device, memory_format=torch.channels_last)
@@ -41,6 +43,7 @@ def load_module(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
         raise ValueError(f"{folder / 'config.json'} is missing: the model folder is incomplete, get it again")
     name = {"dtype": dtype} if kind is UMT5EncoderModel else {"torch_dtype": dtype}
     options = {"output_loading_info": True, "local_files_only": True, **name}
+    _check_complete(folder)
     module, info = _explained(lambda: kind.from_pretrained(folder, **options), folder)
     wrong = [str(key) for group in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in info[group]]
     if wrong:
@@ -61,7 +64,33 @@ def _explained(load: Callable[[], Any], folder: Path) -> Any:
         raise
     except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{folder} is missing files or damaged, get it again ({line})") from error
+        raise ValueError(f"{folder} is missing files or damaged, {_again(folder)} ({line})") from error
+
+
+def _check_complete(folder: Path) -> None:
+    """Raise ValueError if a file of weights is shorter or longer than its own header says, naming it."""
+    for file in sorted(folder.glob("*.safetensors")):
+        size = file.stat().st_size
+        with open(file, "rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = stream.read(length) if 0 < length <= size else b""
+        try:
+            ends = [entry["data_offsets"][1] for key, entry in json.loads(header).items() if key != "__metadata__"]
+            expected = 8 + length + max(ends, default=0)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            expected = -1
+        if size != expected:
+            raise ValueError(f"{file.resolve()} is damaged or truncated, {_again(folder)}")
+
+
+def _again(folder: Path) -> str:
+    """How to get the files of a part again."""
+    home, cache = hub.converted_home().resolve(), Path(hub.constants.HF_HUB_CACHE).resolve()
+    if home in folder.resolve().parents:
+        return f"delete {folder.resolve().parent} and start again: it is converted again"
+    if cache in folder.resolve().parents:
+        return "delete this file and start again: it is downloaded again"
+    return "get it again"
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

@@ -34,11 +34,18 @@ class RandomText:
         return states.to(self.device, self.dtype)
 
 
-def student_named(name: str) -> Student:
-    """The released student; ValueError if there is none of that name."""
+def student_named(name: str, why: str = "random weights are for released students") -> Student:
+    """The released student; ValueError, which begins with ``why``, if there is none of that name."""
     if name not in STUDENTS:
-        raise ValueError(f"random weights are for released students, {name!r} is none of {', '.join(STUDENTS)}")
+        raise ValueError(f"{why}, {name!r} is none of {', '.join(STUDENTS)}")
     return STUDENTS[name]
+
+
+def check_decoder(name: str) -> str:
+    """The kind of decoder; ValueError if there is none of that name."""
+    if name not in DECODERS:
+        raise ValueError(f"decoder is {name!r}, expected one of {', '.join(DECODERS)} with random weights")
+    return name
 
 
 def random_engine(
@@ -52,8 +59,7 @@ def random_engine(
     Raises:
         ValueError: no decoder of that name, or too little memory.
     """
-    if decoder not in DECODERS:
-        raise ValueError(f"decoder is {decoder!r}, expected one of {', '.join(DECODERS)}")
+    check_decoder(decoder)
     try:
         transformer = random_transformer(student, device, dtype)
         quantize_linears(transformer.blocks, placement.transformer, device)
@@ -69,7 +75,7 @@ def random_engine(
             kv_stored=kv_stored,
             lean=placement.lean,
         )
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, MemoryError) as error:
         raise ValueError(f"{student.name} does not fit on {device}: choose --quant int8, nf4 or --vram") from error
 
 

@@ -12,7 +12,9 @@ from cf_app.config import Geometry, ModelConfig, SamplerConfig
 from cf_app.memory.policy import Fifo, Policy, SinkWindow, SlowFast, policy_to_dict
 
 WAN_BASE = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+WAN_BASE_REVISION: str | None = None  # as Student.revision
 BASE_PARTS = ("vae", "text_encoder", "tokenizer")
+BASE_GB = 11.6  # of these parts, to download
 WAN_GEOMETRY = Geometry(latent_channels=16, latent_height=60, latent_width=104)
 WAN_TEXT_LENGTH = 512
 WAN_TEXT_GB, WAN_VAE_GB = 11.4, 0.25  # in bfloat16
@@ -42,6 +44,8 @@ class Student:
     Attributes:
         repository, file: on the Hugging Face Hub.
         lora: a LoRA file to merge, None for none; its alpha equals its rank.
+        revision: commit to download, 40 hexadecimal digits; None holds to the one that the first download finds:
+            the hashes were not known where this was written.
         ema: take the exponential moving average where the file has both.
         policy: the memory that the student was trained with.
         licence: as known.
@@ -56,6 +60,7 @@ class Student:
     policy: Policy
     licence: str
     lora: str | None = None
+    revision: str | None = None
     ema: bool = True
     switch_memory: str = "keep"
     parameters: float = 1.42
@@ -135,6 +140,7 @@ STUDENTS: dict[str, Student] = {
             "rewardforcing.pt",
             SinkWindow(3, 9),
             "Apache-2.0 (of the repository)",
+            note="Its sink is a moving average of what leaves the window; here the sink stays as it is.",
         ),
         Student(
             "memflow",
@@ -153,11 +159,11 @@ STUDENTS: dict[str, Student] = {
             "Krea realtime 14B",
             "krea/krea-realtime-video",
             "krea-realtime-video-14b.safetensors",
-            Fifo(9),
+            Fifo(6),
             "CC-BY-NC-SA-4.0",
             parameters=14.3,
             gigabytes=28.6,
-            note="40 layers; for cards with 40 GB and more.",
+            note="40 layers; for cards with 40 GB and more. Keys and values are not recomputed every chunk as in its code.",
         ),
     )
 }

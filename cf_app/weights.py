@@ -8,9 +8,8 @@ all of them; a converted released student has its transformer, and the rest come
 from __future__ import annotations
 
 import json
-import os
-import sys
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,18 +17,21 @@ import torch
 from cf_app import convert, hub
 from cf_app.config import ModelConfig
 from cf_app.engine.engine import Engine
-from cf_app.loading import load_decoder, load_module, load_tokenizer
+from cf_app.loading import Autoencoder, load_decoder, load_module, load_tokenizer
+from cf_app.machine import decoder_dtype, pick_device, pick_dtype, set_threads
 from cf_app.model import no_progress_bars
 from cf_app.model.causal_wan import WanTransformer3DModel
-from cf_app.model.quantize import check_scheme, quantize_linears
+from cf_app.model.checkpoints import lora_state, read_file
+from cf_app.model.lora import attach_lora
+from cf_app.model.quantize import quantize_linears
 from cf_app.model.text_encoder import TextEncoder, UMT5EncoderModel
-from cf_app.placement import Placement, Sizes, check_fits, choose, placement_of, sizes_of, sizes_of_student
-from cf_app.students import STUDENTS
+from cf_app.placement import Placement, estimate, listed, placement_of, sizes_of, sizes_of_student, with_decoder
+from cf_app.room import BASE_FOLDERS, check_student, pick_placement
+from cf_app.students import STUDENTS, WAN_BASE, WAN_BASE_REVISION
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "weights"
 CONFIG_FILE = convert.CONFIG_FILE
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def load_engine(
@@ -41,30 +43,118 @@ def load_engine(
     vram: float | None = None,
     threads: int | None = None,
     decoder: str | None = None,
+    lora: str | Path | None = None,
+    lora_scale: float = 1.0,
+    lora_alpha: float | None = None,
     random_weights: bool = False,
+    tell: hub.Tell = hub.silent,
 ) -> Engine:
-    """See ``cf_app.load``."""
+    """Load a model and return the engine that runs it.
+
+    Args:
+        model: folder or file of a checkpoint, name of a released student (downloaded and converted at the first time),
+            or None for the embedded model.
+        device: "cpu", "cuda", ... ; None takes a GPU where there is one.
+        dtype: "float32" or "bfloat16" for the transformer; None takes what the device runs best.
+        quant: "none", "int8", "nf4", "fp8", a choice per component ("transformer=int8,text=nf4,kv=fp8,lean"), or
+            "auto", the best that fits the card.
+        vram: gigabytes of the card to use, all that are free by default.
+        threads: CPU threads of an operation (of the whole process); None leaves half of the cores for decoding.
+        decoder: file of taehv weights (taew2_1) to decode with instead of the model's own autoencoder.
+        lora: file of a LoRA, put beside the weights; ``lora_scale`` times ``lora_alpha`` / rank is its strength, and
+            None takes an alpha equal to the rank. ``python -m cf_app convert --lora`` merges one instead.
+        random_weights: a released student at full size without its weights, to measure; ``decoder`` is "wan" or "tiny".
+        tell: hears how far downloads are and what has been chosen.
+
+    Raises:
+        ValueError: unknown model, missing or damaged files, unknown scheme, too little room, a LoRA for another model;
+            one line that says what to do.
+    """
     place = pick_device(device)
     kind = pick_dtype(dtype, place)
     if quant != "auto":
         placement_of(quant)
     set_threads(threads, place)
+    adapter = None if lora is None else Adapter(Path(lora), lora_scale, lora_alpha)
     if random_weights:
-        from cf_app.random_weights import random_engine, student_named
-
-        student = student_named(str(model))
-        placement = pick_placement(student.name, lambda: sizes_of_student(student), place, quant, vram)
-        return random_engine(student, place, kind, placement, decoder or "wan")
-    folder = find_folder(model)
+        return _random(model, place, kind, quant, vram, decoder, tell)
+    _check_before_download(model, place, kind, quant, vram, decoder)
+    folder = find_folder(model, tell)
     config = read_config(folder)
-    parts = find_parts(folder, config)
-    placement = pick_placement(config.name, lambda: sizes_of(parts, config), place, quant, vram)
-    return load_parts(config, parts, place, kind, placement, decoder)
+    parts = find_parts(folder, config, tell)
+    placement, free = pick_placement(
+        config.name,
+        lambda: with_decoder(sizes_of(parts, config), decoder),
+        place,
+        quant,
+        vram,
+        wide=kind == torch.float32,
+    )
+    if place.type != "cpu" or vram is not None:
+        needs = estimate(with_decoder(sizes_of(parts, config), decoder), placement, wide=kind == torch.float32)
+        tell(hub.Progress(_choice(config.name, place, placement, needs, free)))
+    return load_parts(config, parts, place, kind, placement, decoder, adapter)
 
 
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA file and how strong it is."""
+
+    path: Path
+    scale: float = 1.0
+    alpha: float | None = None
 
 
-def find_folder(model: str | Path | None) -> Path:
+def _random(
+    model: str | Path | None,
+    place: torch.device,
+    kind: torch.dtype,
+    quant: str,
+    vram: float | None,
+    decoder: str | None,
+    tell: hub.Tell,
+) -> Engine:
+    from cf_app.random_weights import check_decoder, random_engine, student_named
+
+    student = student_named("" if model is None else str(model))
+    kind_of_decoder = check_decoder(decoder or "wan")
+    sizes = replace(sizes_of_student(student), text=0.0)  # its text states are random, too
+    sizes = with_decoder(sizes, None if kind_of_decoder == "wan" else kind_of_decoder)
+    wide = kind == torch.float32
+    placement, free = pick_placement(student.name, lambda: sizes, place, quant, vram, wide=wide)
+    tell(hub.Progress(_choice(student.name, place, placement, estimate(sizes, placement, wide=wide), free)))
+    return random_engine(student, place, kind, placement, kind_of_decoder)
+
+
+def _choice(
+    name: str, place: torch.device, placement: Placement, needs: Mapping[str, float], free: float | None
+) -> str:
+    room = "" if free is None else f" of {free:.1f}"
+    return f"{name} on {place}: quant {placement.label}, about {sum(needs.values()):.1f}{room} GB ({listed(needs)})"
+
+
+def _check_before_download(
+    model: str | Path | None,
+    place: torch.device,
+    kind: torch.dtype,
+    quant: str,
+    vram: float | None,
+    decoder: str | None,
+) -> None:
+    """Everything that can be known to go wrong before gigabytes are fetched."""
+    if decoder is not None and not Path(decoder).is_file():
+        raise ValueError(f"decoder is {decoder!r}, expected a file of taehv weights (taew2_1.pth)")
+    name = str(model)
+    if model is None or name not in STUDENTS or Path(model).is_dir():
+        return
+    student = STUDENTS[name]
+    sizes = with_decoder(sizes_of_student(student), decoder)
+    pick_placement(name, lambda: sizes, place, quant, vram, wide=kind == torch.float32)
+    if convert.converted(student) is None or hub.local(WAN_BASE, BASE_FOLDERS, WAN_BASE_REVISION) is None:
+        check_student(student, place)
+
+
+def find_folder(model: str | Path | None, tell: hub.Tell = hub.silent) -> Path:
     """The folder of a model: the embedded one, a path, or that of a released student or a checkpoint file.
 
     The latter are converted at the first time, and downloaded before if need be.
@@ -80,7 +170,7 @@ def find_folder(model: str | Path | None) -> Path:
     if path.is_dir():
         return path
     if str(model) in STUDENTS:
-        return convert.released_folder(STUDENTS[str(model)])
+        return convert.released_folder(STUDENTS[str(model)], tell)
     if path.is_file():
         return convert.file_folder(path)
     raise ValueError(
@@ -102,88 +192,16 @@ def read_config(folder: Path) -> ModelConfig:
         raise ValueError(f"{path}: {error}") from error
 
 
-def find_parts(folder: Path, config: ModelConfig) -> dict[str, Path]:
+def find_parts(folder: Path, config: ModelConfig, tell: hub.Tell = hub.silent) -> dict[str, Path]:
     """Where each part is: in the folder, or in the base model's repository (downloaded if need be)."""
     missing = [part for part in PARTS if not (folder / part).is_dir()]
     if missing and (config.base is None or "transformer" in missing):
         raise ValueError(f"{folder / missing[0]} is missing: the model folder is incomplete, get it again")
-    base = hub.download_parts(config.base, missing) if missing and config.base is not None else folder
+    base = folder
+    if missing and config.base is not None:
+        pinned = WAN_BASE_REVISION if config.base == WAN_BASE else None
+        base = hub.download(config.base, [f"{part}/" for part in missing], pinned=pinned, tell=tell)
     return {part: (base if part in missing else folder) / part for part in PARTS}
-
-
-def pick_device(device: str | None) -> torch.device:
-    """The device asked for, or a GPU where there is one.
-
-    Raises:
-        ValueError: the name is unknown, or this machine has no such device.
-    """
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device is {device!r}, which this machine does not have; try cpu") from error
-    return place
-
-
-def pick_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
-    """The type asked for; by default float32 on a CPU, where it is the faster one, and bfloat16 elsewhere."""
-    if dtype is None:
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
-    return DTYPES[dtype]
-
-
-def pick_placement(
-    name: str, sizes: Callable[[], Sizes], device: torch.device, quant: str, vram: float | None
-) -> Placement:
-    """What is asked for, or the best that fits the card (or ``vram`` GB of it).
-
-    Raises:
-        ValueError: it does not fit, or a scheme can not run here.
-    """
-    if vram is not None and not vram > 0:
-        raise ValueError(f"vram is {vram!r}, expected gigabytes above 0")
-    free = vram
-    if free is None and device.type == "cuda":
-        free = 0.95 * torch.cuda.mem_get_info(device)[0] / 1e9
-    if quant == "auto":
-        placement = Placement() if free is None else choose(name, sizes(), free)
-    else:
-        placement = placement_of(quant)
-        if free is not None:
-            check_fits(name, sizes(), placement, free)
-    for scheme in (placement.transformer, placement.text):
-        check_scheme(scheme, device)
-    return placement
-
-
-def set_threads(threads: int | None, device: torch.device) -> None:
-    """CPU threads of an operation. By default half of the cores on a CPU: the other half is for decoding meanwhile.
-
-    Raises:
-        ValueError: fewer than 1.
-    """
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads is {threads}, expected at least 1")
-    if threads is None and device.type == "cpu":
-        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-        threads = max(1, cores // 2)
-    if threads is not None:
-        torch.set_num_threads(threads)
-
-
-def decoder_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """bfloat16 on CPUs that multiply it (twice as fast, 63 dB from float32), float32 on others; else ``dtype``."""
-    if device.type != "cpu":
-        return dtype
-    try:
-        fast = bool(torch.cpu.get_capabilities()["avx512_bf16"])
-    except (AttributeError, KeyError):  # older PyTorch, other processors
-        fast = False
-    return torch.bfloat16 if fast else torch.float32
 
 
 def load_parts(
@@ -193,6 +211,7 @@ def load_parts(
     dtype: torch.dtype,
     placement: Placement,
     decoder: str | None = None,
+    adapter: Adapter | None = None,
 ) -> Engine:
     """An engine of parts on disk. ``decoder`` is a file of taehv weights to decode with instead of the model's own.
 
@@ -204,24 +223,50 @@ def load_parts(
         transformer = load_module(WanTransformer3DModel, parts["transformer"], dtype)
         quantize_linears(transformer.blocks, placement.transformer, device)
         transformer.to(device)
+        if adapter is not None:
+            with convert.naming(adapter.path):
+                state = lora_state(read_file(adapter.path))
+                attach_lora(transformer, state, scale=adapter.scale, alpha=adapter.alpha)
         vae = load_decoder(parts["vae"] if decoder is None else Path(decoder), device, decoder_dtype(device, dtype))
-        text_device = torch.device("cpu") if placement.text_on_cpu else device
-        encoder = load_module(UMT5EncoderModel, parts["text_encoder"], dtype)
-        # T5 casts what goes into "wo" to the type of its weights, which packed 4-bit numbers do not have.
-        quantize_linears(encoder.encoder.block, placement.text, text_device, skip=("wo",))
-        encoder.to(text_device)
-        text = TextEncoder(encoder, load_tokenizer(parts["tokenizer"]), config.text_length, device, dtype)
-        kv_stored = torch.float8_e4m3fn if placement.kv_fp8 else None
+        text = _load_text(config, parts, device, dtype, placement)
+        check_parts(config, transformer, vae, text.encoder)
         return Engine(
             config,
             transformer,
             vae,
             text,
             quantization=placement.label,
-            kv_stored=kv_stored,
+            kv_stored=torch.float8_e4m3fn if placement.kv_fp8 else None,
             lean=placement.lean,
         )
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, MemoryError) as error:
         raise ValueError(
             f"{config.name} does not fit on {device}: close other programs, or choose --quant int8, nf4 or --vram"
         ) from error
+
+
+def _load_text(
+    config: ModelConfig, parts: dict[str, Path], device: torch.device, dtype: torch.dtype, placement: Placement
+) -> TextEncoder:
+    home = torch.device("cpu") if placement.text_on_cpu or placement.text_offload else device
+    encoder = load_module(UMT5EncoderModel, parts["text_encoder"], dtype)
+    # T5 casts what goes into "wo" to the type of its weights, which packed 4-bit numbers do not have.
+    quantize_linears(encoder.encoder.block, placement.text, home, skip=("wo",))
+    encoder.to(home)
+    tokenizer = load_tokenizer(parts["tokenizer"])
+    return TextEncoder(encoder, tokenizer, config.text_length, device, dtype, visits=placement.text_offload)
+
+
+def check_parts(
+    config: ModelConfig, transformer: WanTransformer3DModel, vae: Autoencoder, encoder: UMT5EncoderModel
+) -> None:
+    """Raise ValueError if parts belong to different models: before anything is generated, not in the middle of it."""
+    geometry = config.geometry
+    pairs = {
+        "text states (transformer, text_encoder)": (transformer.config.text_dim, encoder.config.d_model),
+        "pixels of a latent cell (cf_config.json, vae)": (geometry.spatial_scale, vae.spatial_scale),
+        "pictures of a latent frame (cf_config.json, vae)": (geometry.temporal_scale, vae.temporal_scale),
+    }
+    for what, (first, second) in pairs.items():
+        if first != second:
+            raise ValueError(f"{what}: {first} and {second} do not fit, the files belong to different models")

@@ -7,9 +7,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import UMT5Config, UMT5EncoderModel
 
 import cf_app
+from cf_app.engine.engine import Engine
+from cf_app.engine.parts import Observer
+from cf_app.model.checkpoints import lora_state, read_file
+from cf_app.model.text_encoder import TextEncoder
 from cf_app.training.text import embedded_tokenizer, save_text
 from tests.tiny import TEXT_DIM, tiny_config, tiny_transformer, tiny_vae
 
@@ -86,6 +91,85 @@ def test_wrong_architecture(copy: Path) -> None:
     shutil.copy(copy / "vae" / "diffusion_pytorch_model.safetensors", copy / "transformer")
     with pytest.raises(ValueError, match="transformer"):
         cf_app.load(copy, device="cpu")
+
+
+def test_parts_that_do_not_fit_each_other(copy: Path) -> None:
+    config = json.loads((copy / "cf_config.json").read_text())
+    config["geometry"]["spatial_scale"] = 16
+    (copy / "cf_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="pixels of a latent cell"):
+        cf_app.load(copy, device="cpu")
+    config["geometry"] |= {"spatial_scale": 8, "latent_height": 9}
+    (copy / "cf_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="9x12 is not a multiple of the patch size"):
+        cf_app.load(copy, device="cpu")
+    config["geometry"]["latent_height"] = 8
+    (copy / "cf_config.json").write_text(json.dumps(config))
+    vocabulary = len(embedded_tokenizer())
+    other = UMT5Config(vocab_size=vocabulary, d_model=32, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    UMT5EncoderModel(other).save_pretrained(copy / "text_encoder")
+    with pytest.raises(ValueError, match=r"text states.*different models"):
+        cf_app.load(copy, device="cpu")
+
+
+def lora_file(path: Path, layer: str = "blocks.0.self_attn.q", size: int = 48, lora: str = "lora_B") -> Path:
+    generator = torch.Generator().manual_seed(0)
+    down, up = torch.randn(4, size, generator=generator), torch.randn(size, 4, generator=generator)
+    keys = {f"base_model.model.{layer}.lora_A.weight": down, f"base_model.model.{layer}.{lora}.weight": up}
+    torch.save({"generator_lora": keys}, path)
+    return path
+
+
+def flow(engine: Engine) -> torch.Tensor:
+    found: list[torch.Tensor] = []
+    session = engine.new_session("a red ball", seed=1)
+    engine.step(session, observer=Observer(lambda step, value, x0, context: found.append(value)))
+    return found[0]
+
+
+@pytest.mark.parametrize("quant", ["none", "int8"])
+def test_a_lora_beside_the_weights(model: Path, tmp_path: Path, quant: str) -> None:
+    file = lora_file(tmp_path / "lora.pt")
+    plain = cf_app.load(model, device="cpu", quant=quant)
+    engine = cf_app.load(model, device="cpu", quant=quant, lora=file, lora_scale=0.5, lora_alpha=8)
+    assert not torch.allclose(flow(engine), flow(plain))
+    if quant == "none":  # the same as merged
+        state = lora_state(read_file(file))
+        weight = plain.transformer.blocks[0].attn1.to_q.weight
+        layer = "blocks.0.self_attn.q"
+        weight.data += 0.5 * 8 / 4 * state[f"{layer}.lora_B.weight"] @ state[f"{layer}.lora_A.weight"]
+        fresh = Engine(plain.config, plain.transformer, plain.vae, plain.text)
+        torch.testing.assert_close(flow(engine), flow(fresh), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"layer": "blocks.7.self_attn.q"}, "there is no layer blocks.7.self_attn.q"),
+        ({"size": 96}, "layer blocks.0.self_attn.q has another size"),
+        ({"lora": "lora_C"}, "is damaged"),
+    ],
+)
+def test_a_lora_for_another_model(model: Path, tmp_path: Path, changes: dict, says: str) -> None:
+    file = lora_file(tmp_path / "lora.pt", **changes)
+    with pytest.raises(ValueError, match=f"{file.name}.*{says}"):
+        cf_app.load(model, device="cpu", lora=file)
+
+
+def test_files_that_are_no_lora_and_no_decoder(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no LoRA in the file"):
+        cf_app.load(model, device="cpu", lora=model / "transformer" / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(ValueError, match=r"missing.pth"):
+        cf_app.load(model, device="cpu", lora=tmp_path / "missing.pth")
+    with pytest.raises(ValueError, match=r"expected a file of taehv weights"):
+        cf_app.load(model, device="cpu", decoder=str(tmp_path / "missing.pth"))
+
+
+def test_the_text_encoder_visits(model: Path) -> None:
+    plain, other = (cf_app.load(model, device="cpu", quant=quant) for quant in ("none", "text=offload"))
+    assert isinstance(other.text, TextEncoder) and other.text.visits and other.quantization == "none, text offloaded"
+    assert torch.equal(plain.text.encode("a red ball"), other.text.encode("a red ball"))
+    assert other.text.encoder.device.type == "cpu"
 
 
 def test_unknown_names() -> None:

@@ -9,10 +9,11 @@ partial load.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
+from accelerate import init_empty_weights
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -104,17 +105,25 @@ def merge_lora(state: State, lora: State, *, scale: float = 1.0, alpha: float | 
         ValueError: the LoRA adapts layers that the model does not have, or other sizes.
     """
     merged = dict(state)
-    for key, down in lora.items():
-        if not key.endswith(".lora_A.weight"):
-            continue
-        layer = key.removesuffix(".lora_A.weight")
-        weight, up = merged.get(f"{layer}.weight"), lora.get(f"{layer}.lora_B.weight")
-        if weight is None or up is None or (up.shape[0], down.shape[1]) != tuple(weight.shape):
+    for layer, down, up in lora_layers(lora):
+        weight = merged.get(f"{layer}.weight")
+        if weight is None or (up.shape[0], down.shape[1]) != tuple(weight.shape):
             raise ValueError(f"the LoRA does not fit the model: layer {layer} is missing or has another size")
         rank = down.shape[0]
         factor = scale * (rank if alpha is None else alpha) / rank
         merged[f"{layer}.weight"] = (weight.float() + factor * (up.float() @ down.float())).to(weight.dtype)
     return merged
+
+
+def lora_layers(lora: State) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """(original layer name, A [rank, in], B [out, rank]); ValueError if a layer has only one of them."""
+    for key, down in lora.items():
+        if key.endswith(".lora_A.weight"):
+            layer = key.removesuffix(".lora_A.weight")
+            up = lora.get(f"{layer}.lora_B.weight")
+            if up is None or up.shape[1] != down.shape[0]:
+                raise ValueError(f"the LoRA is damaged: lora_B of {layer} is missing or has another rank than lora_A")
+            yield layer, down, up
 
 
 def transformer_config(state: Mapping[str, Tensor], head_dim: int = WAN_HEAD_DIM) -> dict[str, object]:
@@ -147,7 +156,8 @@ def build_transformer(
     Raises:
         ValueError: keys are missing, left over, or have other shapes; the first few are named.
     """
-    transformer = WanTransformer3DModel(**transformer_config(state, head_dim))
+    with init_empty_weights(include_buffers=False):  # the weights come from the state: 14B would not fit twice
+        transformer = WanTransformer3DModel(**transformer_config(state, head_dim))
     renamed = {diffusers_name(key): value.to(dtype) for key, value in state.items()}
     expected = {key: tuple(value.shape) for key, value in transformer.state_dict().items()}
     wrong = [f"{key} is missing" for key in expected if key not in renamed]

@@ -29,6 +29,7 @@ class TextEncoder:
         max_length: text tokens; longer prompts are cut, shorter ones padded with zero rows. The transformer attends to
             the zero rows too, so the length is part of the model.
         device, dtype: where and as what the states are wanted.
+        visits: the encoder stays where it is (main memory) and goes to ``device`` only while it encodes.
     """
 
     def __init__(
@@ -38,8 +39,10 @@ class TextEncoder:
         max_length: int,
         device: torch.device,
         dtype: torch.dtype,
+        *,
+        visits: bool = False,
     ) -> None:
-        self.encoder, self.tokenizer, self.max_length = encoder.eval(), tokenizer, max_length
+        self.encoder, self.tokenizer, self.max_length, self.visits = encoder.eval(), tokenizer, max_length, visits
         self.device, self.dtype = device, dtype
         self._cache: OrderedDict[str, Tensor] = OrderedDict()
 
@@ -50,15 +53,26 @@ class TextEncoder:
         if clean in self._cache:
             self._cache.move_to_end(clean)
             return self._cache[clean]
-        tokens = self.tokenizer(
-            [clean], padding="max_length", truncation=True, max_length=self.max_length, return_tensors="pt"
-        ).to(self.encoder.device)
-        states = self.encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
-        states = (states * tokens.attention_mask[..., None]).to(self.device, self.dtype)
+        states = self._states(clean)
         self._cache[clean] = states
         while len(self._cache) > _CACHED_PROMPTS:
             self._cache.popitem(last=False)
         return states
+
+
+    def _states(self, prompt: str) -> Tensor:
+        home = self.encoder.device
+        try:
+            if self.visits:
+                self.encoder.to(self.device)
+            tokens = self.tokenizer(
+                [prompt], padding="max_length", truncation=True, max_length=self.max_length, return_tensors="pt"
+            ).to(self.encoder.device)
+            states = self.encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+            return (states * tokens.attention_mask[..., None]).to(self.device, self.dtype)
+        finally:
+            if self.visits:
+                self.encoder.to(home)
 
 
 def mixed_states(encoder: PromptEncoder, folds: Iterable[tuple[str, float]], method: str) -> Tensor:
