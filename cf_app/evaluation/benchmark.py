@@ -17,6 +17,7 @@ from pathlib import Path
 
 import cf_app
 
+PRECISIONS = ("bf16", "fp8", "int8", "nf4")
 PROMPT = "a red ball hops through the meadow by day, the camera sweeps"
 
 
@@ -29,12 +30,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--page", action="store_true", help="also measure the page in Chromium")
     parser.add_argument("--play", type=float, default=120, help="seconds of playback that --page watches for stalls")
     parser.add_argument("--json", type=Path, help="write the numbers to this file, too")
+    full = parser.add_argument_group("at full size, on a GPU, without downloads")
+    full.add_argument("--random-weights", action="store_true", help="a released student's sizes, random parameters")
+    full.add_argument("--peers", type=Path, nargs="+", default=[], help="checkouts like Self-Forcing's to time, too")
+    full.add_argument("--precisions", nargs="+", default=["bf16", "fp8"], choices=PRECISIONS, help="what to compare")
+    full.add_argument("--seconds", type=float, default=570, help="end after so long (default %(default)s)")
+    full.add_argument("--tiny", action="store_true", help="sizes that a CPU runs at once: checks the benchmark itself")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures and prints; returns the exit code."""
     from tqdm import tqdm
 
+    if arguments.random_weights:
+        return full_size_run(arguments)
     if arguments.chunks < 8:
         raise ValueError(f"--chunks is {arguments.chunks}, expected at least 8: the first ones only warm up")
     result: dict[str, object] = {"hardware": hardware()}
@@ -54,6 +63,30 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
     return 0
+
+
+def full_size_run(arguments: argparse.Namespace) -> int:
+    """The benchmark of `full_size.py`; results are written after every case, so that nothing is lost."""
+    from tqdm import tqdm
+
+    from cf_app.random_weights import student_named
+
+    from . import full_size
+
+    model = "context-forcing" if arguments.model is None else arguments.model
+    student_named(model)
+    if "bf16" not in arguments.precisions:
+        raise ValueError(f"--precisions are {' '.join(arguments.precisions)}, expected bf16 among them")
+    precisions = sorted(set(arguments.precisions), key=PRECISIONS.index)
+    cases = full_size.plan(model, precisions, arguments.peers, tiny=arguments.tiny, chunks=min(arguments.chunks, 12))
+    results = []
+    for row in tqdm(full_size.run(cases, arguments.seconds), total=len(cases), unit="case"):
+        results.append(row)
+        if arguments.json:
+            found = {"hardware": hardware(), "versions": full_size.versions(), "cases": results}
+            arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+    tqdm.write(full_size.table(results))
+    return 0 if any("fps" in row["found"] for row in results if row["kind"] == "ours") else 1
 
 
 def hardware() -> dict[str, str]:
