@@ -174,7 +174,7 @@ def train_rollouts(data: Path, start: Path, folder: Path, config: RolloutTrainin
     rollout, bank = start_rollout(videos, config, rng, accelerator.device), deque[Tensor](maxlen=400)
     predicted: Tensor | None = None
     for step in run.steps():
-        run.schedule(optimizers, [config.muon_rate, config.adam_rate], decay=.35)
+        run.schedule(optimizers, [config.muon_rate, config.adam_rate], decay=.45)
         x0 = rollout.truth(rollout.chunk).repeat(config.copies, 1, 1, 1, 1)
         clean = None
         if rollout.chunk:

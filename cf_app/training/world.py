@@ -20,7 +20,9 @@ HEIGHT, WIDTH, FPS = 80, 128, 16
 HORIZON = 56.0            # y of the ground's upper edge
 GROUND = 71.0             # y of what the subject stands on
 SWEEP_SECONDS = 16.0      # period of the sweeping camera: what leaves comes back about 8 s later
-SWEEP_REACH = 144.0       # how far it goes, to the right and back (units): at the far end nothing of the start is left
+SWEEP_REACH = 112.0       # how far it goes, to the right and back (units): most of the start is out of the picture then
+SWAY_SECONDS = 12.0       # period in which a subject goes to the right, to the left and back to the middle
+HOP_SECONDS = 0.75        # one hop; with a chunk's length every chunk lands where it began
 PAN_SPEED = 9.0           # units per second
 BLEND_SECONDS = 1.0       # length of the cross-fade after a change of prompt
 RADIUS = 16.0             # of the subject: four latent cells across
@@ -225,15 +227,14 @@ class _Canvas:
         clock = [self.world.motion_clock(motion, t) if shown else 0.0
                  for t, shown in zip(self.times.tolist(), shows, strict=True)]
         t = torch.tensor(clock, device=self.times.device)[:, None, None]
-        rest = GROUND - RADIUS
+        sway, rest = (2 * math.pi * t / SWAY_SECONDS).sin(), GROUND - RADIUS
         if motion == "hops":
-            cycle = (t / 1.5) % 1.0
-            return 64 + 16 * (2 * math.pi * t / 6).sin(), rest - 24 * 4 * cycle * (1 - cycle), 0 * t
+            cycle = (t / HOP_SECONDS) % 1.0
+            return 64 + 12 * sway, rest - 18 * 4 * cycle * (1 - cycle), 0 * t
         if motion == "rolls":
-            x = 32 * (2 * math.pi * t / 6).sin()
-            return 64 + x, rest + 0 * t, x / RADIUS
-        sway = 2 * math.pi * t / 4.5
-        return 64 + 14 * (sway / 2).sin(), 33 + 5 * sway.sin(), .18 * sway.sin()
+            return 64 + 26 * sway, rest + 0 * t, 26 * sway / RADIUS
+        bob = (4 * math.pi * t / SWAY_SECONDS).sin()
+        return 64 + 12 * sway, 33 + 5 * bob, .15 * bob
 
 
 def _weights(world: World, seconds: float) -> list[tuple[Scene, float]]:
