@@ -122,6 +122,7 @@ STUDENTS: dict[str, Student] = {
             SinkWindow(3, 12),
             "CC-BY-NC-SA-4.0 on the Hub, Apache-2.0 on GitHub",
             lora="models/lora.pt",
+            gigabytes=7.1,
             ema=False,
             switch_memory="recache",
         ),
@@ -150,6 +151,7 @@ STUDENTS: dict[str, Student] = {
             SinkWindow(3, 12),
             "Apache-2.0 (of the repository)",
             lora="lora.pt",
+            gigabytes=7.1,
             ema=False,
             switch_memory="recache",
             note="Runs as LongLive does: its retrieval from a bank of past frames is not here.",
@@ -163,7 +165,7 @@ STUDENTS: dict[str, Student] = {
             "CC-BY-NC-SA-4.0",
             parameters=14.3,
             gigabytes=28.6,
-            note="40 layers; for cards with 40 GB and more. Keys and values are not recomputed every chunk as in its code.",
+            note="40 layers; for cards with 40 GB and more. Unlike its code, recomputes no keys and values.",
         ),
     )
 }
