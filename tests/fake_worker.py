@@ -276,19 +276,22 @@ class FakeWorker:
 def main() -> None:
     import argparse
 
+    from cf_app.ui.gate import Limits
     from cf_app.ui.layout import build_page
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--speed", type=float, default=3.0)
     parser.add_argument("--fail-at", type=int)
+    parser.add_argument("--sessions", type=int, default=0, help="as of app.py")
+    parser.add_argument("--turn", type=float, default=0, help="as of app.py")
     parser.add_argument("--report", action="store_true", help="tell the number of open sessions to whoever asks")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that temporary files go
     engine = FakeEngine()
     worker = FakeWorker(engine, speed=options.speed)
     worker.fail_at = options.fail_at
-    page = build_page(engine, worker)
+    page = build_page(engine, worker, limits=Limits(sessions=options.sessions, turn=options.turn))
     extra = {"app_kwargs": {"routes": [_report_route(worker)]}} if options.report else {}
     page.demo.launch(server_name="127.0.0.1", server_port=options.port, quiet=True, **page.launch, **extra)
 

@@ -31,6 +31,9 @@ def complete() -> None:
 
 
 if __name__ == "__main__":
-    complete()
+    # Of this module by its name: app.py becomes __main__ in a moment, and other processes look the functions up.
+    import cf_app.space.imitation
+
+    cf_app.space.imitation.complete()
     sys.argv = ["app.py"]
     runpy.run_path(str(Path(__file__).resolve().parents[2] / "app.py"), run_name="__main__")
