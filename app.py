@@ -37,10 +37,19 @@ def make(options: argparse.Namespace) -> Page:
             vram=options.vram,
             decoder=options.decoder,
         )
+        engine.accelerate(speedups(options))
         limits = Limits(options.sessions, options.waiting, options.turn, options.budget)
         return build_page(engine, make_worker(engine, options), places=all_places(), limits=limits)
     except ValueError as error:
         sys.exit(_complaint(" ".join(str(error).split())))
+
+
+def speedups(options: argparse.Namespace) -> list[str]:
+    """Names from --speed; ValueError for what ZeroGPU does not have."""
+    names = [name.strip() for name in options.speed.split(",") if name.strip()]
+    if on_zero_gpu() and "compiled" in names:
+        raise ValueError("--speed compiled: there is no torch.compile on ZeroGPU, leave it out")
+    return names
 
 
 def make_worker(engine: Engine, options: argparse.Namespace) -> Worker | SegmentedWorker:

@@ -14,7 +14,7 @@
      * making: seconds that a chunk takes if none waits at the server; it is begun when it is asked for.
      */
     wants(film, unseen, making = 0) {
-      const early = Math.max(this.least, 1.25 * Math.max(this.delay, making) + 0.1);
+      const early = Math.max(this.least, 1.25 * Math.max(this.delay, making) + 0.15);
       if (unseen >= Math.min(2 * film.chunkSeconds, early) || film.length < this.granted) return null;
       this.granted = film.length + 1;
       this.askedAt = performance.now();

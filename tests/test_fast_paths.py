@@ -13,10 +13,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cf_app.engine.engine import Engine
 from cf_app.engine.lead import Lead
 from cf_app.engine.messages import ChunkReady, Failed, Play
+from cf_app.engine.noise import NoiseAhead
+from cf_app.engine.sampler import chunk_noise
 from cf_app.engine.worker import Worker
 from cf_app.memory.policy import POLICIES, Policy, SinkWindow, SlowFast
 from cf_app.model.attention import attend
 from cf_app.model.kernels import CUDNN_FIRST, FLASH_FIRST, choose, flash, ordered
+from cf_app.model.quantize import quantize_linears
+from cf_app.model.speed import compile_blocks
 from tests.tiny import tiny_engine
 
 RED = "a red ball hops"
@@ -173,11 +177,37 @@ def test_every_kernel_is_the_same_attention(kernel: Any) -> None:
     assert choose(torch.device("cpu")).name == "SDPA"
 
 
-def test_fused_projections_change_nothing() -> None:
-    plain, fused = tiny_engine(), tiny_engine()
-    for block in fused.transformer.blocks:
-        block.attn1.fuse_projections()
-    streams = (engine.new_session(RED, 1).stream(chunks=4) for engine in (plain, fused))
+def same_film(first: Engine, second: Engine) -> None:
+    streams = (engine.new_session(RED, 1).stream(chunks=4) for engine in (first, second))
     for a, b in zip(*streams, strict=True):
         assert np.abs(a.frames.astype(int) - b.frames.astype(int)).max() <= 1
         assert a.snapshot.layer_slots == b.snapshot.layer_slots
+
+
+def test_fused_projections_change_nothing(engine: Engine) -> None:
+    fused = tiny_engine()
+    fused.accelerate(["fused"])
+    assert not hasattr(fused.transformer.blocks[0].attn1, "to_q") and fused.speedups == ("fused",)
+    same_film(engine, fused)
+
+
+def test_compiled_blocks_change_nothing(engine: Engine) -> None:
+    """Without a compiler: what is cut out of a block and put together again is the same."""
+    compiled = tiny_engine()
+    compile_blocks(compiled.transformer, backend="eager")
+    same_film(engine, compiled)
+
+
+def test_what_can_not_be_fast_says_so() -> None:
+    engine = tiny_engine()
+    with pytest.raises(ValueError, match="magic, expected some of fused, compiled"):
+        engine.accelerate(["fused", "magic"])
+    quantize_linears(engine.transformer.blocks, "int8", torch.device("cpu"))
+    with pytest.raises(ValueError, match="not quantized"):
+        engine.accelerate(["fused"])
+
+
+def test_noise_drawn_ahead_is_the_same_noise() -> None:
+    noise = NoiseAhead(4, (2, 3, 4, 4), torch.device("cpu"), ahead=True)
+    for seed, chunk in ((1, 0), (1, 1), (2, 0), (1, 2), (1, 5), *((seed, 0) for seed in range(20)), (1, 6)):
+        assert torch.equal(noise(seed, chunk), chunk_noise(seed, chunk, 4, (2, 3, 4, 4)))

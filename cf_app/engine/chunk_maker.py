@@ -19,9 +19,10 @@ from torch import Tensor
 
 from cf_app.config import Geometry, ModelConfig
 from cf_app.engine.messages import ChunkReady
+from cf_app.engine.noise import NoiseAhead
 from cf_app.engine.parts import Clock, DecoderState, Observer, VideoAutoencoder, to_pictures
 from cf_app.engine.preview import first_snapshot
-from cf_app.engine.sampler import Schedule, chunk_noise, denoise_chunk
+from cf_app.engine.sampler import Schedule, denoise_chunk
 from cf_app.engine.session import Generated, Session
 from cf_app.engine.texts import Texts
 from cf_app.engine.timeline import Prompting
@@ -136,9 +137,8 @@ class ChunkMaker:
             clock.lap("memory")
             latents = session.start.get(session.chunk)
             if latents is None:
-                if noise is None:
-                    noise = chunk_noise(session.seed, session.chunk, len(self.schedule), self.geometry.latent_shape)
-                latents = self._denoise(noise.to(self.device), text, context, observer)
+                drawn = self._noise(session.seed, session.chunk) if noise is None else noise.to(self.device)
+                latents = self._denoise(drawn, text, context, observer)
             clock.lap("denoise")
             ready = torch.cuda.Event() if self._on_gpu else None
             if ready is not None:
@@ -254,6 +254,11 @@ class ChunkMaker:
         if observer.on_recache is not None:
             observer.on_recache(context.latents, flow)
         return context.result()
+
+    @cached_property
+    def _noise(self) -> NoiseAhead:
+        steps, shape = len(self.schedule), self.geometry.latent_shape
+        return NoiseAhead(steps, shape, self.device, ahead=self._on_gpu)
 
     @property
     def _on_gpu(self) -> bool:

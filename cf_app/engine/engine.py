@@ -6,6 +6,7 @@ index), so a step that failed can be repeated and gives what it would have given
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from cf_app.memory.manager import SlowFastMemory
 from cf_app.memory.policy import Policy, check_policy, policy_from_dict
 from cf_app.model.causal_wan import WanTransformer3DModel, make_causal, token_grid
 from cf_app.model.kernels import Kernel, choose
+from cf_app.model.speed import accelerate
 from cf_app.model.text_encoder import PromptEncoder
 
 
@@ -57,13 +59,20 @@ class Engine(ChunkMaker):
         lean: bool = False,
     ) -> None:
         self.quantization, self.text = quantization, text
+        self.speedups: tuple[str, ...] = ()
         self.kernel = choose(transformer.patch_embedding.weight.device) if kernel is None else kernel
         transformer = make_causal(transformer, self.kernel.attend).eval().requires_grad_(False)
         shape = _kv_shape(config.geometry, transformer, kv_stored)
         super().__init__(config, transformer, vae, Texts(transformer, text), shape, lean=lean)
         self.policy: Policy = policy_from_dict(config.memory)
-        self._positions: int = transformer.config.rope_max_seq_len
+        wan: Any = transformer.config
+        self._positions: int = wan.rope_max_seq_len
         check_policy(self.policy, config.geometry.chunk_latents, self._positions)
+
+    def accelerate(self, names: Sequence[str]) -> None:
+        """Use faster forms of the transformer, see ``model.speed``; ValueError if one can not be."""
+        accelerate(self.transformer, names)
+        self.speedups = tuple(names)
 
     @property
     def name(self) -> str:

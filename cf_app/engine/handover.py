@@ -117,7 +117,7 @@ def unpack(engine: Engine, handover: Handover, *, paper: bool = False) -> Sessio
 def _primed(engine: Engine, handover: Handover, chunk: int) -> DecoderState:
     """The decoder's state before ``chunk``: the last latent frames before it, as far as they are known, once more."""
     end = chunk * engine.geometry.chunk_latents
-    known = []
+    known: list[np.ndarray] = []
     while len(known) < PRIMING and end - len(known) - 1 in handover.latents:
         known.append(handover.latents[end - len(known) - 1])
     state = engine.vae.initial_state(1)

@@ -71,9 +71,14 @@ def rebuild(memory: SlowFastMemory, state: MemoryState, timeline: Timeline, run:
         run: the clean pass (latents [B, C, F, Y, X], prompt, context) of the model.
     """
     lost = {cell.latent for row in state.lanes for cell in row if cell.latent not in state.latents}
-    for latent in lost:
-        state = replace(state, lanes=tuple(map_layers(lambda row, gone=latent: without(row, gone), state.lanes)))
-    state = replace(state, lanes=_renamed(state.lanes), pins=state.pins - lost)
+
+    def found(row: Lanes) -> Lanes:
+        for latent in lost:
+            row = without(row, latent)
+        return row
+
+    lanes = _renamed(tuple(map_layers(found, state.lanes)))
+    state = replace(state, lanes=lanes, pins=state.pins - lost)
     cache, frames = KVCache(memory.shape, memory.rule.slots), memory.frames
     placed = map_layers(
         lambda row: read(memory.rule, row, state.seen, 0, state.origin, state.cut)[0], state.lanes

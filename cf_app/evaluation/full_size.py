@@ -23,6 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 CASE_SECONDS = 150.0  # the longest that one case may take
 LEAST_SECONDS = 15.0  # less is not worth starting one
+Row = tuple[str, str, str, tuple[str, ...]]  # visible latent frames, precision, decoder, speedups
 PACKAGES = ("torch", "diffusers", "transformers", "torchao", "flash-attn", "triton")
 
 
@@ -35,15 +36,18 @@ def plan(
         precisions: "bf16" first; then "fp8", "int8", ...
         chunks: chunks to measure in each case, once the memory is full.
     """
-    first = [("18+3", precision, "tiny") for precision in precisions]
-    second = [("18+3", "bf16", "wan"), ("9+3", "bf16", "wan")]
-    second[1:1] = [("9+3", precision, "tiny") for precision in precisions]
-    third = [("18+3 as released", "bf16", "tiny")]
-    third += [(visible, precision, "wan") for precision in precisions[1:] for visible in ("18+3", "9+3")]
+    fast = ("fused", "compiled")
+    first: list[Row] = [("18+3", "bf16", "tiny", ()), ("18+3", "bf16", "tiny", fast)]
+    first += [("18+3", precision, "tiny", ("compiled",)) for precision in precisions if precision != "bf16"]
+    second: list[Row] = [("18+3", "bf16", "wan", ()), ("9+3", "bf16", "tiny", fast), ("9+3", "bf16", "wan", ())]
+    second += [("9+3", precision, "tiny", ("compiled",)) for precision in precisions if precision != "bf16"]
+    third: list[Row] = [("18+3 as released", "bf16", "tiny", ()), ("18+3", "bf16", "tiny", ("fused",))]
+    slower = [precision for precision in precisions if precision != "bf16"]
+    third += [(visible, precision, "wan", ("compiled",)) for precision in slower for visible in ("18+3", "9+3")]
 
-    def ours(row: tuple[str, str, str]) -> dict[str, Any]:
-        visible, precision, decoder = row
-        names = {"model": model, "visible": visible, "precision": precision, "decoder": decoder}
+    def ours(row: Row) -> dict[str, Any]:
+        visible, precision, decoder, speed = row
+        names = {"model": model, "visible": visible, "precision": precision, "decoder": decoder, "speed": list(speed)}
         return {"kind": "ours", "tiny": tiny, "chunks": chunks, **names}
 
     def theirs(visible: int) -> list[dict[str, Any]]:
@@ -119,14 +123,14 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     ceiling = next((row["found"] for row in results if row["kind"] == "ceilings"), {})
     lines = [_ceiling_line(ceiling)] if ceiling else []
     lines.append(
-        f"{'':<36}{'FPS':>6}{'chunk':>8}{'denoise':>9}{'context':>9}{'memory':>8}{'decode':>8}{'encode':>8}"
+        f"{'':<44}{'FPS':>6}{'chunk':>8}{'denoise':>9}{'context':>9}{'memory':>8}{'decode':>8}{'encode':>8}"
         f"{'first':>8}{'peak':>9}{'roofline':>10}"
     )
     for row in results:
         if row["kind"] != "ceilings":
-            lines.append(f"{_title(row):<36}" + (_numbers(row["found"], ceiling) or f"  {row['problem']}"))
+            lines.append(f"{_title(row):<44}" + (_numbers(row["found"], ceiling) or f"  {row['problem']}"))
             if row["problem"] and row["found"].get("fps"):
-                lines.append(f"{'':<36}  then: {row['problem']}")
+                lines.append(f"{'':<44}  then: {row['problem']}")
     return "\n".join(lines)
 
 
@@ -155,7 +159,8 @@ def _ceiling_line(found: dict[str, Any]) -> str:
 def _title(row: dict[str, Any]) -> str:
     if row["kind"] == "peer":
         return f"{Path(row['path']).name}, {row['visible'] - 3}+3"
-    return f"{row['visible']}, {row['precision']}, {row['decoder']} decoder"
+    speed = f" ({'+'.join(row['speed'])})" if row["speed"] else ""
+    return f"{row['visible']}, {row['precision']}, {row['decoder']} decoder{speed}"
 
 
 def _numbers(found: dict[str, Any], ceiling: dict[str, Any]) -> str:

@@ -63,6 +63,7 @@ def measure(spec: dict[str, Any], report: Any) -> None:
     policy, visible = VISIBLE[spec["visible"]]
     begun = time.perf_counter()
     engine = tiny_engine(spec) if spec["tiny"] else full_engine(spec)
+    engine.accelerate(spec["speed"])
     report(load_s=time.perf_counter() - begun, attention=engine.kernel.name, quantization=engine.quantization)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

@@ -42,6 +42,7 @@ OPTIONS = (
     Option("vram", float, "gigabytes of the card to use (default: what is free)"),
     Option("decoder", str, "file of taehv weights (taew2_1) to decode with: faster"),
     Option("device", str, "cpu, cuda, ... (default: a GPU where there is one)"),
+    Option("speed", str, "faster forms of the transformer, with a comma between: fused, compiled (default: none)", ""),
     Option("buffer", int, "chunks made ahead of the browser (default: as few as the engine's speed allows, at most 2)"),
     Option("sessions", int, "visitors that play at once, 0 for no limit (default: 0; on a Space 4)", 0, SPACE_PLACES),
     Option("waiting", int, "visitors that may wait for a place (default: 20)", 20),
