@@ -18,7 +18,7 @@ import cf_app  # noqa: E402
 from cf_app.engine.engine import Engine  # noqa: E402
 from cf_app.engine.worker import Worker  # noqa: E402
 from cf_app.space.segmented import SegmentedWorker  # noqa: E402
-from cf_app.space.settings import parse  # noqa: E402
+from cf_app.space.settings import on_space, parse  # noqa: E402
 from cf_app.space.zero import on_zero_gpu, segmented_worker  # noqa: E402
 from cf_app.ui.gate import Limits  # noqa: E402
 from cf_app.ui.layout import Page, build_page  # noqa: E402
@@ -38,7 +38,8 @@ def make(options: argparse.Namespace) -> Page:
             decoder=options.decoder,
         )
         engine.accelerate(speedups(options))
-        limits = Limits(options.sessions, options.waiting, options.turn, options.budget)
+        numbers = (options.sessions, options.waiting, options.turn, options.budget)
+        limits = Limits(*numbers, proxied=on_space())
         return build_page(engine, make_worker(engine, options), places=all_places(), limits=limits)
     except ValueError as error:
         sys.exit(_complaint(" ".join(str(error).split())))

@@ -80,9 +80,7 @@ def rebuild(memory: SlowFastMemory, state: MemoryState, timeline: Timeline, run:
     lanes = _renamed(tuple(map_layers(found, state.lanes)))
     state = replace(state, lanes=lanes, pins=state.pins - lost)
     cache, frames = KVCache(memory.shape, memory.rule.slots), memory.frames
-    placed = map_layers(
-        lambda row: read(memory.rule, row, state.seen, 0, state.origin, state.cut)[0], state.lanes
-    )
+    placed = map_layers(lambda row: read(memory.rule, row, state.seen, 0, state.origin, state.cut)[0], state.lanes)
     chunks: dict[int, list[Cell]] = {}
     for cell in {cell.latent: cell for row in state.lanes for cell in row}.values():
         chunks.setdefault(cell.latent // frames, []).append(cell)

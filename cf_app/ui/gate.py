@@ -26,6 +26,7 @@ class Limits:
         turn: seconds after which a run ends if someone waits.
         budget: seconds that a visitor may play within ``window``.
         window: seconds.
+        proxied: visitors come through a proxy that tells their addresses, as on a Space.
     """
 
     sessions: int = 0
@@ -33,6 +34,7 @@ class Limits:
     turn: float = 0.0
     budget: float = 0.0
     window: float = 3600.0
+    proxied: bool = False
 
     def __post_init__(self) -> None:
         for name, value in self.__dict__.items():

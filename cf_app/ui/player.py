@@ -42,7 +42,6 @@ keys from the player. Gradio rewrites style sheets and drops container queries: 
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -100,8 +99,8 @@ def player_stream(tabs: Tabs, gate: Gate) -> Callable[..., Iterator[Answer]]:
 
     def play(event: gr.EventData, request: gr.Request) -> Iterator[Answer]:
         host = request.client.host if request.client else None
-        on_space = bool(os.environ.get("SPACE_ID"))
-        visitor = visitor_of(dict(request.headers), host, request.username, behind_proxy=on_space)
+        proxied = gate.limits.proxied
+        visitor = visitor_of(dict(request.headers), host, request.username, behind_proxy=proxied)
         yield from visit(tabs, gate, str(request.session_hash), visitor, event._data or {})
 
     return play
