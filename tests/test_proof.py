@@ -84,7 +84,10 @@ def test_small_misalignment_is_forgiven_and_a_still_camera_is_found_out(truth) -
                   for i in film.frames}) for film in films]
     assert revisit.score(revisit.compare(late, groups, revisits)).mean > 0.9
     still = [draw(replace(take, cues=((0, replace(take.cues[0][1], camera="still")),))) for take in takes]
-    assert revisit.score(revisit.compare(still, groups, revisits)).moved < 0.1
+    result = revisit.score(revisit.compare(still, groups, revisits))
+    assert result.moved < 0.1 and result.mean == 0
+    rows = [revisit.Distances(0.3, (1.0,), 0.3 + 0.01 * i) for i in range(4)]  # it stays, and its pictures flicker
+    assert revisit.score(rows).mean == pytest.approx(0, abs=0.1)
 
 
 def test_blank_worlds_score_nothing(truth) -> None:

@@ -5,11 +5,11 @@ out of sight for `gap` seconds, and should be on the screen again. The strip as 
 back, at the best alignment in a small window of time and columns, and with what came back in *other* worlds of the
 same place and time of day, made by the same model under the same policy. The score
 
-    1 - mean distance to what came back / mean distance to what came back elsewhere
+    1 - mean distance to what came back / min(mean distance to what came back elsewhere, mean distance to the far end)
 
 is 1 for the truth and 0 if what comes back has nothing to do with what left, however sharp or blurred the pictures
-are. `moved` is the distance to what is seen at the far end, on the same scale: near 1 where the camera really leaves
-(a camera that stands still would look consistent for free), 0 where it stays.
+are. A camera that stands still would look consistent for free: there the far end is as near as what came back, and the
+score is 0, too. `moved` says how far the far end is, as a part of the distance to other worlds: near 1 for the truth.
 
 The subject is masked: it is on the screen all the time. So are sky and ground, which are the same in every world, and
 the sun, which does not move: scenes are by day or at night, where it stands above the rows that are compared.
@@ -239,8 +239,9 @@ def difference(rows: Sequence[Distances], others: Sequence[Distances]) -> tuple[
 
 def _resampled(rows: Sequence[Distances], draws: int = 2000) -> np.ndarray:
     """The score, then the scores of resampled seeds: [1 + draws]. The same draws for every list of that length."""
-    came, elsewhere = np.array([row.came for row in rows]), np.array([row.elsewhere for row in rows])
+    came, away = np.array([row.came for row in rows]), np.array([row.away for row in rows])
+    elsewhere = np.array([row.elsewhere for row in rows])
     picks = np.random.default_rng(0).integers(0, len(rows), (draws, len(rows)))
     picks = np.concatenate([np.arange(len(rows))[None], picks])
-    came, elsewhere = came[picks].mean(1), elsewhere[picks].mean(1)
-    return np.where(elsewhere > NOTHING, 1 - came / np.maximum(elsewhere, NOTHING), 0.0)
+    came, zero = came[picks].mean(1), np.minimum(elsewhere[picks].mean(1), away[picks].mean(1))
+    return np.where(zero > NOTHING, 1 - came / np.maximum(zero, NOTHING), 0.0)
