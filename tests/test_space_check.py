@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,28 @@ def test_the_command_ends_with_2_where_something_is_wrong(
     assert [line for line in lines if line.startswith("FAIL")] == [
         "FAIL  app_file: app_file is 'app.py', and there is no such file"
     ]
+
+
+@pytest.mark.parametrize("fails", [None, "requirements.txt"])
+def test_fresh_means_a_new_environment(
+    fails: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What would be run, without a network: environment, Gradio of the card, requirements, the check itself."""
+    ran: list[list[str]] = []
+
+    def run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+        ran.append(command)
+        return subprocess.CompletedProcess(command, int(fails in command), "", "one\nno such version")
+
+    monkeypatch.setattr("cf_app.space.cli.subprocess.run", run)
+    assert main(["space", "--check", "--fresh", "--no-start"]) == (0 if fails is None else 2)
+    version = check.read_card(ROOT)["sdk_version"]
+    assert ran[0][1:3] == ["-m", "venv"] and f"gradio=={version}" in ran[1]
+    assert ran[2][-2:] == ["-r", "requirements.txt"]
+    if fails is None:
+        assert ran[3][1:] == ["-m", "cf_app", "space", "--check", "--no-start"] and len(ran) == 4
+    else:
+        assert "FAIL" in capsys.readouterr().out and len(ran) == 3
 
 
 def test_the_app_starts_on_an_imitated_zero_gpu(model: Path) -> None:  # noqa: F811

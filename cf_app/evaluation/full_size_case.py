@@ -110,7 +110,9 @@ def play(engine: Engine, worker: Worker, policy: Policy, prompt: str, chunks: in
 
 
 def full_engine(spec: dict[str, Any]) -> Engine:
-    """A released student at full size with random parameters."""
+    """A released student at full size with random parameters; "12 GB" is what ``--vram 12`` makes of it."""
+    if spec["precision"] == "12 GB":
+        return cf_app.load(spec["model"], vram=12.0, decoder=spec["decoder"], random_weights=True)
     quant = {"bf16": "none", "fp8": "transformer=fp8"}.get(spec["precision"], f"transformer={spec['precision']}")
     return cf_app.load(spec["model"], quant=quant, decoder=spec["decoder"], random_weights=True)
 

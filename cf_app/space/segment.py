@@ -73,8 +73,10 @@ class Parting:
 def play_segment(engine: Engine, order: Order) -> Generator[Event | Parting]:
     """Events of a session for at most ``order.seconds``, then a ``Parting``. What crosses the border is plain data."""
     begun = time.monotonic()
-    session = _kept.pop(order.handover.token, None) or unpack(engine, order.handover)
-    _kept.clear()
+    session = _kept.pop(order.handover.token, None)
+    _kept.clear()  # another visitor's, before there is a second memory beside it
+    if session is None:
+        session = unpack(engine, order.handover)
     worker = Worker(engine, 1)
     try:
         yield from _Segment(worker, order, session, begun).events()
