@@ -93,7 +93,10 @@ def causal_forward(
     """
     if not is_causal(transformer):
         make_causal(transformer)
-    times = torch.as_tensor(timestep, dtype=torch.float32, device=latents.device).expand(latents.shape[0])
+    if not isinstance(timestep, Tensor):
+        # Filled in on the device: a copy of a number from the host would wait for all work there.
+        timestep = torch.full((), float(timestep), dtype=torch.float32, device=latents.device)
+    times = timestep.to(latents.device, torch.float32).expand(latents.shape[0])
     return _run(transformer, latents, times, text, context)
 
 
