@@ -89,6 +89,12 @@ class LatentVideos:
         """Chunks of the shortest video."""
         return min(len(labels) for labels in self.labels)
 
+    @property
+    def still(self) -> list[int]:
+        """The videos whose camera stands all the time: no landmark comes into the picture."""
+        camera, value = list(ATTRIBUTES).index("camera"), ATTRIBUTES["camera"].index("still")
+        return [i for i, labels in enumerate(self.labels) if bool((labels[:, camera] == value).all())]
+
     def __len__(self) -> int:
         return len(self.latents)
 

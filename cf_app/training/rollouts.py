@@ -5,6 +5,8 @@ memory of its time, then several noisy copies of the present chunk run over the 
 generation attend to exactly the same slots. Older keys and values are kept without gradients.
 Error recycling (Context Forcing): what becomes context is often the student's own prediction of that chunk, or the
 truth with a residual of other predictions from a bank, so that the student learns to continue from its own mistakes.
+A few videos run freely, on few-step samples of their own (Self Forcing): only such whose camera stands, because there
+the truth goes on to be right; where new landmarks come, the student's are as good as the world's.
 """
 from __future__ import annotations
 
@@ -34,7 +36,7 @@ class RolloutTraining:
     """`videos` rolled out together, `copies` noise levels for each chunk, `pictures` first chunks beside them.
 
     `own`: probability that a chunk becomes context as the student predicted it; of the rest, `recycle` get a residual
-    from the bank.
+    from the bank. `free` of the videos run on their own samples, back on the truth with probability `back` a chunk.
     """
 
     budget: Budget
@@ -45,6 +47,8 @@ class RolloutTraining:
     focus: float = 0.7
     own: float = 0.5
     recycle: float = 0.5
+    free: int = 2
+    back: float = 0.1
     muon_rate: float = 3e-3
     adam_rate: float = 6e-4
     ema: float = 0.997
@@ -92,14 +96,15 @@ class Rollout:
         """Clean latents of `chunk`: [B, C, 3, Y, X]."""
         return self.latents[:, :, chunk * CHUNK_LATENTS:(chunk + 1) * CHUNK_LATENTS]
 
-    def context(self, student: Student, chunk: int, batch: int) -> MemoryContext:
-        """What `chunk` may read, for `batch` samples (a multiple of the videos, copy-major)."""
+    def context(self, student: Student, chunk: int, batch: int, videos: slice = slice(None)) -> MemoryContext:
+        """What `chunk` may read, for `batch` samples (a multiple of the `videos`, copy-major)."""
         reads, own = self.plan[chunk]
         query = student.rope(own, self.latents)
         if not reads:
             return MemoryContext(batch, query, None, [])
         cells = [self.stored[read.cell.latent] for read in reads]
-        memory = [(torch.cat([cell[layer][0] for cell in cells], 1), torch.cat([cell[layer][1] for cell in cells], 1))
+        memory = [(torch.cat([cell[layer][0][videos] for cell in cells], 1),
+                   torch.cat([cell[layer][1][videos] for cell in cells], 1))
                   for layer in range(len(student.transformer.blocks))]
         return MemoryContext(batch, query, student.rope([read.position for read in reads], self.latents), memory)
 
@@ -133,9 +138,11 @@ def rollout_flow(student: Student, rollout: Rollout, clean: Tensor | None, noisy
 
 
 def start_rollout(videos: LatentVideos, config: RolloutTraining, rng: random.Random, device: torch.device) -> Rollout:
-    """Random videos from their start; how often a chunk is promoted is drawn anew for each rollout."""
+    """Random videos from their start, first those that run freely; how often a chunk is promoted is drawn anew."""
     length = videos.chunks
-    picks = [rng.randrange(len(videos)) for _ in range(config.videos)]
+    still = videos.still or range(len(videos))
+    picks = [rng.choice(still) for _ in range(config.free)]
+    picks += [rng.randrange(len(videos)) for _ in range(config.videos - config.free)]
     prompts = [[videos.prompt(v, c, rng, config.drop) for c in range(length)] for v in picks]
     latents = torch.stack([videos.clip(v, 0, length) for v in picks]).to(device)
     rate = rng.choice((0.1, 0.3, 0.5, 0.5, 0.7, 1.0))
@@ -148,6 +155,21 @@ def recycle_errors(x: Tensor, bank: Sequence[Tensor], probability: float, rng: r
         return x
     errors = torch.stack([rng.choice(bank) * (rng.random() < probability) for _ in range(len(x))])
     return x + errors.to(x)
+
+
+@torch.no_grad()
+def sampled_chunk(student: Student, rollout: Rollout, videos: slice) -> Tensor:
+    """The rollout's chunk as the few-step sampler makes it for `videos` of the batch: [len, C, 3, Y, X]."""
+    levels = student_levels()
+    text = student.text_keys_values([p[rollout.chunk] for p in rollout.prompts[videos]])
+    clean = x = torch.randn_like(rollout.truth(rollout.chunk)[videos])
+    for i, level in enumerate(levels):
+        sigma = torch.full((len(x),), level, device=x.device)
+        context = rollout.context(student, rollout.chunk, len(x), videos)
+        clean = predicted_x0(x, student.flow(x, sigma, text, context), sigma)
+        if i + 1 < len(levels):
+            x = noised(clean, torch.randn_like(clean), torch.full_like(sigma, levels[i + 1]))
+    return clean
 
 
 def own_predictions(truth: Tensor, predicted: Tensor | None, probability: float, rng: random.Random) -> Tensor:
@@ -173,6 +195,7 @@ def train_rollouts(data: Path, start: Path, folder: Path, config: RolloutTrainin
     first = LatentVideos(openings(data))
     rollout, bank = start_rollout(videos, config, rng, accelerator.device), deque[Tensor](maxlen=400)
     predicted: Tensor | None = None
+    samples: Sequence[Tensor] = ()
     for step in run.steps():
         run.schedule(optimizers, [config.muon_rate, config.adam_rate], decay=.45)
         x0 = rollout.truth(rollout.chunk).repeat(config.copies, 1, 1, 1, 1)
@@ -180,6 +203,8 @@ def train_rollouts(data: Path, start: Path, folder: Path, config: RolloutTrainin
         if rollout.chunk:
             clean = recycle_errors(rollout.truth(rollout.chunk - 1), bank, config.recycle, rng)
             clean = own_predictions(clean, predicted, config.own, rng)
+            kept = [sample if rng.random() >= config.back else clean[i] for i, sample in enumerate(samples)]
+            clean = torch.stack([*kept, *clean[len(kept):]])
         sigma = sample_sigmas(len(x0), SHIFT, student_levels(), config.focus).to(x0)
         noise = torch.randn_like(x0)
         noisy = noised(x0, noise, sigma)
@@ -199,10 +224,13 @@ def train_rollouts(data: Path, start: Path, folder: Path, config: RolloutTrainin
         if step % 20 == 0:
             run.log(chunk=float(rollout.chunk), loss=loss.detach(), high_noise=_mean(errors[sigma > .8]),
                     low_noise=_mean(errors[sigma < .5]), picture=picture, norm=norm)
+        if rollout.chunk and config.free:
+            with accelerator.autocast():
+                samples = sampled_chunk(student, rollout, slice(config.free)).unbind(0)
         rollout.advance()
         if rollout.chunk == rollout.chunks:
             videos.refresh()
-            rollout = start_rollout(videos, config, rng, accelerator.device)
+            rollout, samples = start_rollout(videos, config, rng, accelerator.device), ()
     ema.copy_to(student)
     if accelerator.is_main_process:
         student.save(folder / "student")
