@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ import sys
 if os.environ.get("SPACES_ZERO_GPU"):
     import spaces  # noqa: F401  on ZeroGPU it has to come before torch
 
-from cf_app.terminal import quiet
+from cf_app.terminal import quiet, told
 
 quiet()  # before torch and its libraries come in
 
@@ -23,6 +24,8 @@ from cf_app.space.zero import on_zero_gpu, segmented_worker  # noqa: E402
 from cf_app.ui.gate import Limits  # noqa: E402
 from cf_app.ui.layout import Page, build_page  # noqa: E402
 from cf_app.ui.places import all_places  # noqa: E402
+from cf_app.ui.waiting import waiting_page  # noqa: E402
+from cf_app.weights import to_be_fetched  # noqa: E402
 
 BUFFER = 2  # chunks made ahead, at most, where nobody says how many
 
@@ -30,19 +33,32 @@ BUFFER = 2  # chunks made ahead, at most, where nobody says how many
 def make(options: argparse.Namespace) -> Page:
     """Loads the model and builds the page; ends the program with one line when that can not be."""
     try:
-        engine = cf_app.load(
+        engine = load(options)
+        engine.accelerate(speedups(options))
+        numbers = (options.sessions, options.waiting, options.turn, options.budget)
+        limits = Limits(*numbers, proxied=on_space())
+        return build_page(engine, make_worker(engine, options), places=all_places(), limits=limits)
+    except (ValueError, OSError) as error:
+        sys.exit(_complaint(" ".join(str(error).split())))
+
+
+def load(options: argparse.Namespace) -> Engine:
+    """The engine; while weights are downloaded, a page at the app's address says how far that is."""
+    with contextlib.ExitStack() as stack:
+        tells = [told]
+        if not options.random_weights and to_be_fetched(options.model):
+            tells.append(stack.enter_context(waiting_page(options.model, options.host, options.port)))
+        return cf_app.load(
             options.model,
             device="cuda" if on_zero_gpu() and options.device is None else options.device,
             quant=options.quant,
             vram=options.vram,
             decoder=options.decoder,
+            lora=options.lora,
+            lora_scale=options.lora_scale,
+            random_weights=options.random_weights,
+            tell=lambda progress: [tell(progress) for tell in tells],
         )
-        engine.accelerate(speedups(options))
-        numbers = (options.sessions, options.waiting, options.turn, options.budget)
-        limits = Limits(*numbers, proxied=on_space())
-        return build_page(engine, make_worker(engine, options), places=all_places(), limits=limits)
-    except ValueError as error:
-        sys.exit(_complaint(" ".join(str(error).split())))
 
 
 def speedups(options: argparse.Namespace) -> list[str]:

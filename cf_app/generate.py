@@ -12,6 +12,7 @@ from cf_app.engine.timeline import Timeline
 from cf_app.export import Mp4Writer
 from cf_app.media import read_start
 from cf_app.memory.policy import POLICIES, policy_from_dict
+from cf_app.terminal import told
 
 DEFAULT_SECONDS = 20.0
 
@@ -29,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policy", choices=list(POLICIES), help="what is remembered (default: the model's own)")
     parser.add_argument("--quant", default="auto", help="auto, none, int8, nf4, fp8 (default: what fits the card)")
     parser.add_argument("--decoder", help="file of taehv weights (taew2_1) to decode with: faster")
+    parser.add_argument("--lora", type=Path, help="LoRA file to put beside the weights")
+    parser.add_argument("--lora-scale", type=float, default=1.0, help="its strength (default: %(default)s)")
     parser.add_argument("--vram", type=float, help="gigabytes of the card to use (default: what is free)")
 
 
@@ -52,6 +55,9 @@ def run(arguments: argparse.Namespace) -> int:
         quant=arguments.quant,
         vram=arguments.vram,
         decoder=arguments.decoder,
+        lora=arguments.lora,
+        lora_scale=arguments.lora_scale,
+        tell=told,
     )
     timeline = _read(arguments.timeline, engine.geometry.chunk_seconds) if plan is None else plan
     chunks = _chunks(arguments.seconds, timeline, engine.geometry)

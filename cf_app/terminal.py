@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cf_app.hub import Progress
 
 # Their own set-up resets the level of the packages' top loggers, so the ones that speak are named.
 _TALKATIVE = (
@@ -25,3 +30,9 @@ def quiet() -> None:
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
+
+
+def told(progress: Progress) -> None:
+    """Write what has been chosen or begun as a line; huggingface_hub shows the bars of downloads itself."""
+    if not progress.total:
+        sys.stderr.write(f"{progress.label}\n")

@@ -133,6 +133,14 @@ def _choice(
     return f"{name} on {place}: quant {placement.label}, about {sum(needs.values()):.1f}{room} GB ({listed(needs)})"
 
 
+def to_be_fetched(model: str | Path | None) -> bool:
+    """Whether loading it would download something."""
+    if model is None or str(model) not in STUDENTS or Path(model).is_dir():
+        return False
+    there = hub.local(WAN_BASE, BASE_FOLDERS, WAN_BASE_REVISION)
+    return there is None or convert.converted(STUDENTS[str(model)]) is None
+
+
 def _check_before_download(
     model: str | Path | None,
     place: torch.device,
@@ -150,7 +158,7 @@ def _check_before_download(
     student = STUDENTS[name]
     sizes = with_decoder(sizes_of_student(student), decoder)
     pick_placement(name, lambda: sizes, place, quant, vram, wide=kind == torch.float32)
-    if convert.converted(student) is None or hub.local(WAN_BASE, BASE_FOLDERS, WAN_BASE_REVISION) is None:
+    if to_be_fetched(model):
         check_student(student, place)
 
 

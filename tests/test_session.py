@@ -16,6 +16,7 @@ from cf_app.engine.messages import ChunkReady, Evict, Pin, SetMemory, SetPrompt,
 from cf_app.engine.parts import Observer
 from cf_app.engine.session import Session
 from cf_app.engine.timeline import PromptCue, Timeline, Transition
+from cf_app.engine.timeline_markers import EndMark
 from cf_app.memory.kv_cache import Workspace
 from cf_app.memory.policy import POLICIES, Fifo, SlowFast
 from tests.tiny import tiny_engine
@@ -226,6 +227,8 @@ def test_a_pinned_latent_frame_stays(engine: Engine) -> None:
         lambda engine: engine.new_session(RED, policy=SlowFast(fast=2)),
         lambda engine: engine.new_session(RED, policy=SlowFast(slow=1020)),
         lambda engine: engine.new_session(RED, policy=Fifo(21)).stream(seconds=300),
+        lambda engine: engine.new_session([RED, RED]),  # batches
+        lambda engine: engine.new_session(timeline=Timeline((PromptCue.of(0, RED),), (EndMark(400),)), policy=Fifo(21)),
         lambda engine: engine.new_session(RED).stream(seconds=-1),
         lambda engine: engine.new_session(RED).stream(seconds=1, chunks=1),
     ],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,8 @@ class Engine(ChunkMaker):
         """
         if (prompt is None) == (timeline is None):
             raise ValueError("expected a prompt or a timeline, and not both")
+        if prompt is not None and not isinstance(prompt, str):
+            raise ValueError(f"prompt is {prompt!r}, expected one text: a session makes one video, open one for each")
         if timeline is None:
             timeline = Timeline.single(prompt or "")
         check_seed(seed)
@@ -159,6 +162,9 @@ class Engine(ChunkMaker):
             if isinstance(marker, MemoryMark):
                 policy = marked_policy(marker, policy)
                 check_policy(policy, self.geometry.chunk_latents, memory.most_positions)
+        if timeline.end is not None and policy is memory.policy and not memory.state.seen:
+            resets = [cue.start for cue in timeline.cues if cue.memory == "reset" and cue.start < timeline.end]
+            memory.check_room(max(after - before for before, after in pairwise([0, *resets, timeline.end])))
 
     def load_session(self, path: str | Path, id: str | None = None) -> Session:
         """A session as ``Session.save`` wrote it; ValueError if the file is damaged or of another model."""

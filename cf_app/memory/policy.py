@@ -149,14 +149,14 @@ class InfinityRope:
 
 @dataclass(frozen=True)
 class FramePack:
-    """History packed geometrically: ``recent`` latent frames in full, then ``level`` each pooled by 2, 4, 8, ...
+    """An approximation of FramePack's idea on a student that was not trained for it: history packed geometrically.
 
-    A training-free approximation of FramePack's idea on a student that was not trained for it: keys (before RoPE) and
-    values are averaged over neighbouring tokens when they are read.
+    ``recent`` latent frames in full, then ``level`` each pooled by 2, 4, 8, ...: keys (before RoPE) and values are
+    averaged over neighbouring tokens when they are read.
     """
 
     name: ClassVar[str] = "frame_pack"
-    title: ClassVar[str] = "Packed history (after FramePack, training-free)"
+    title: ClassVar[str] = "Packed history (training-free approximation of FramePack)"
     recent: int = 3
     level: int = 6
     levels: int = 2
@@ -175,7 +175,7 @@ POLICIES: dict[str, type[Policy]] = {
     policy.name: policy for policy in (SlowFast, Uniform, SinkWindow, Fifo, InfinityRope, FramePack)
 }
 _LEAST = {"interval": 1, "every": 1, "level": 1}
-_MOST_SLOTS = 1024
+MOST_SLOTS = 1024  # entries of Wan's table of RoPE time indices
 
 
 def surprisal(similarity: float) -> float:
@@ -183,7 +183,7 @@ def surprisal(similarity: float) -> float:
     return 1.0 - similarity
 
 
-def check_policy(policy: Policy, chunk_latents: int, most_slots: int = _MOST_SLOTS) -> Rule:
+def check_policy(policy: Policy, chunk_latents: int, most_slots: int = MOST_SLOTS) -> Rule:
     """The rule of ``policy``, checked.
 
     Args:
@@ -215,8 +215,8 @@ def _check_field(policy: Policy, name: str, hint: object) -> None:
             raise ValueError(f"{where}, expected true or false")
     elif hint is int:
         least = _LEAST.get(name, 0)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _MOST_SLOTS:
-            raise ValueError(f"{where}, expected a whole number from {least} to {_MOST_SLOTS}")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST_SLOTS:
+            raise ValueError(f"{where}, expected a whole number from {least} to {MOST_SLOTS}")
     elif hint is float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise ValueError(f"{where}, expected a number from 0 to 1")

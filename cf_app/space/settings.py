@@ -41,6 +41,8 @@ OPTIONS = (
     Option("quant", str, "auto, none, int8, nf4, fp8, or a choice per component (default: what fits the card)", "auto"),
     Option("vram", float, "gigabytes of the card to use (default: what is free)"),
     Option("decoder", str, "file of taehv weights (taew2_1) to decode with: faster"),
+    Option("lora", str, "LoRA file to put beside the weights"),
+    Option("lora_scale", float, "its strength (default: 1)", 1.0),
     Option("device", str, "cpu, cuda, ... (default: a GPU where there is one)"),
     Option("speed", str, "faster forms of the transformer, with a comma between: fused, compiled (default: none)", ""),
     Option("buffer", int, "chunks made ahead of the browser (default: as few as the engine's speed allows, at most 2)"),
@@ -74,7 +76,9 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
     )
     for option in OPTIONS:
         default = environment.get(option.variable) or _default(option, environment)
-        parser.add_argument(f"--{option.name}", type=option.kind, help=option.help, default=default)
+        parser.add_argument(f"--{option.name.replace('_', '-')}", type=option.kind, help=option.help, default=default)
+    random = "a released student's sizes with random weights, without a download (to measure; --decoder wan or tiny)"
+    parser.add_argument("--random-weights", action="store_true", help=random)
     parser.add_argument("--share", action="store_true", help="make a public link through Gradio's servers")
     parsed = parser.parse_args(list(arguments))
     if parsed.buffer is not None and parsed.buffer < 1:

@@ -8,7 +8,6 @@ in `player.py`.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from .gate import NO_LIMITS, Gate, Limits
+from .model_line import ModelLine
 from .palette import css_variables
 from .player import ASSETS, LivePlayer, asset
 from .prompt_box import PromptBox
@@ -70,7 +70,7 @@ def build_page(
     """
     tabs, gate = Tabs(engine, worker), Gate(limits)
     with gr.Blocks(title=f"{engine.title} - Context Forcing, live", fill_width=True, analytics_enabled=False) as demo:
-        gr.HTML(_head(engine), apply_default_css=False, elem_id="cf-top")
+        ModelLine(engine)
         with gr.Row(elem_id="cf-page", elem_classes=[] if places.memory else ["cf-alone"]):
             with gr.Column(elem_id="cf-stage", min_width=0):
                 LivePlayer(tabs, cushion, gate)
@@ -106,14 +106,3 @@ def _launch_options(tabs: Tabs, places: Places) -> dict[str, Any]:
         "ssr_mode": False,
         "max_threads": 120,  # every playing tab holds one thread while it waits for its next chunk
     }
-
-
-def _head(engine: Engine) -> str:
-    precision = "" if engine.quantization in ("", "none") else f"{engine.quantization} · "
-    size = f"{engine.geometry.width}×{engine.geometry.height}, {engine.geometry.fps} frames a second"
-    facts = f"{precision}{engine.device} · {size}"
-    words = {"title": engine.title, "description": engine.config.description, "facts": facts}
-    page = asset("head.html")
-    for name, text in words.items():
-        page = page.replace(f"@{name}@", html.escape(str(text)))
-    return page
