@@ -183,9 +183,11 @@ class ChunkMaker:
         done = session.undecoded[0]
         session.decoded(developed.after)
         done.clock.join(developed.clock)
-        timings = {**done.clock.spent, "total": sum(done.clock.spent.values())}
+        spent = done.clock.settle()
+        snapshot = replace(done.snapshot, memory_ms=spent["memory"])
+        timings = {**spent, "total": sum(spent.values())}
         pictures, small = developed.frames, developed.thumbnails
-        return ChunkReady(session.id, done.chunk, pictures, done.prompt, done.seed, done.snapshot, timings, small)
+        return ChunkReady(session.id, done.chunk, pictures, done.prompt, done.seed, snapshot, timings, small)
 
     def early(self, session: Session, draft: Draft) -> MemorySnapshot | None:
         """The memory as it will be after ``draft``, where that is known before its clean pass; see ``preview.py``."""
@@ -223,8 +225,8 @@ class ChunkMaker:
         with torch.inference_mode():
             session.memory.commit(context, generated.latents)
         clock.lap("memory")
-        snapshot = session.memory.snapshot(clock.settle()["memory"])
-        snapshot = replace(snapshot, attention=generated.snapshot.attention)
+        # Its milliseconds follow in ``deliver``: asking for them here would wait for the copies to be done.
+        snapshot = replace(session.memory.snapshot(), attention=generated.snapshot.attention)
         session.advance(replace(generated, snapshot=snapshot))
 
     def _denoise(self, noise: Tensor, text: TextKV, context: ChunkContext, observer: Observer) -> Tensor:
