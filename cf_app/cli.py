@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": ("cf_app.evaluation.cli", "read back from the pixels whether prompts are followed"),
     "prove": ("cf_app.evaluation.prove", "measure memory, prompts, switches and drift, the truth beside them"),
     "space": ("cf_app.space.cli", "check that a push to a Hugging Face Space will work"),
+    "quantization": ("cf_app.evaluation.quantization", "what each choice of --quant takes and costs"),
     "benchmark": ("cf_app.evaluation.benchmark", "measure speed, start and playback on this machine"),
 }
 

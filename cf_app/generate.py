@@ -45,6 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--out: the folder {arguments.out.resolve().parent} does not exist, make it first")
     plan = None if arguments.prompt is None else Timeline.single(arguments.prompt)
     policy = None if arguments.policy is None else policy_from_dict({"policy": arguments.policy})
+    import torch
     from tqdm import tqdm
 
     import cf_app
@@ -67,9 +68,15 @@ def run(arguments: argparse.Namespace) -> int:
     start = None if arguments.start is None else read_start(arguments.start, engine.geometry.fps)
     session = engine.new_session(timeline=timeline, seed=arguments.seed, policy=policy, start=start)
     stream = session.stream(chunks=chunks)
-    with Mp4Writer(arguments.out, engine.geometry.fps) as video:
-        for chunk in tqdm(stream, total=chunks, unit="chunk", desc=engine.title):
-            video.write(chunk.frames)
+    try:
+        with Mp4Writer(arguments.out, engine.geometry.fps) as video:
+            for chunk in tqdm(stream, total=chunks, unit="chunk", desc=engine.title):
+                video.write(chunk.frames)
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f"{engine.device} ran out of memory (quant {engine.quantization}): close other programs, choose a smaller "
+            "--vram or --quant, or decode with --decoder (taehv weights)"
+        ) from error
     sys.stdout.write(f"{arguments.out}: {chunks * engine.geometry.chunk_seconds:g} s, seed {arguments.seed}\n")
     return 0
 

@@ -109,6 +109,7 @@ def _about(name: str) -> dict[str, Any]:
         "files": list(student.files),
         "commit_from": "the registry" if student.revision is not None else str(hub.records()),
         "averaged_weights": student.ema,
+        "steps": [f"{step:g}" for step in student.config().sampler.timesteps],
         "memory": policy_to_dict(student.policy),
         "switch_memory": student.switch_memory,
         "parameters_billion": student.parameters,
@@ -145,7 +146,7 @@ def option_of(placement: Placement) -> str:
 
 def _sheet(about: dict[str, Any]) -> Iterable[str]:
     yield f"{about['name']}: {about['title']}. {about['note']}".rstrip(". ") + "."
-    for name in ("repository", "files", "licence", "here", "memory", "switch_memory", "averaged_weights"):
+    for name in ("repository", "files", "licence", "here", "memory", "switch_memory", "steps", "averaged_weights"):
         value = about[name]
         if isinstance(value, dict):
             value = ", ".join(f"{key} {item}" for key, item in value.items())

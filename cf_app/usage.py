@@ -82,8 +82,9 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
         state = held.get("quant_state")
         if state is not None:
             yield state.absmax
-            if state.state2 is not None:
-                yield state.state2.absmax
+            nested = vars(state).get("state2")  # gone once a CPU has packed the weights its own way
+            if nested is not None:
+                yield nested.absmax
 
 
 def _inner(tensor: Tensor) -> Iterator[Tensor]:

@@ -7,10 +7,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import cf_app
 from cf_app.cli import main
+from cf_app.engine.engine import Engine
 from cf_app.export import Mp4Writer
 from cf_app.media import read_start
 from tests.tiny import EXAMPLES, tiny_engine
@@ -91,6 +93,19 @@ def test_bad_input_is_one_line(
     lines = capsys.readouterr().err.strip().splitlines()
     assert says in lines[-1] and not any("Traceback" in line for line in lines)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("tiny")
+def test_out_of_memory_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(Engine, "step", full)
+    assert main(["generate", "--prompt", EXAMPLES[0], "--out", str(tmp_path / "clip.mp4")]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "ran out of memory (quant none)" in last and "--vram" in last and not list(tmp_path.iterdir())
 
 
 def test_unknown_model_and_command(capsys: pytest.CaptureFixture[str]) -> None:
