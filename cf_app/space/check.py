@@ -145,7 +145,10 @@ def _zero_gpu(root: Path, card: Mapping[str, Any]) -> str:
     pinned = [r.name for r in _read_requirements(root) if r.name in facts.PLATFORM and _is_pin(r.specifier)]
     if pinned:
         raise ValueError(f"requirements.txt pins {', '.join(pinned)}, which the platform brings: use a range")
-    return f"torch {', '.join(fitting)}"
+    major, minor = Version(facts.ZERO_GPU_TORCH[-1]).release[:2]
+    newer = f"{major}.{minor + 1}.0" in torch
+    note = f" (the range allows newer ones: in a ZeroGPU Space write torch=={fitting[-1]})" if newer else ""
+    return f"torch {', '.join(fitting)}{note}"
 
 
 def _sizes(root: Path) -> str:
