@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -100,7 +101,10 @@ def main() -> None:
     long.shutdown()
     sys.stdout.write("RESULT " + json.dumps(found) + "\n")
     sys.stdout.flush()
-    os._exit(0)  # processes of calls that wait for the next one are daemons
+    for process in multiprocessing.active_children():  # those of calls wait for the next one
+        process.terminate()
+        process.join()
+    os._exit(0)
 
 
 IDLE = False
