@@ -18,7 +18,7 @@ import torch
 from ..config import SamplerConfig
 from ..engine.engine import Engine
 from ..engine.sampler import Schedule
-from ..engine.timeline import PromptCue, Timeline
+from ..engine.timeline import MemoryMode, PromptCue, Timeline
 from ..memory.policy import Policy
 from ..terminal import quiet
 from ..training.data import CHUNK_FRAMES, CHUNK_SECONDS
@@ -41,7 +41,7 @@ class Take:
     chunks: int
     keep: tuple[int, ...]
     policy: Policy | None = None
-    switch: str = "keep"
+    switch: MemoryMode = "keep"
     words: int | None = None
     steps: int | None = None
 

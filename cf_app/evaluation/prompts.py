@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..engine.timeline import MemoryMode
 from ..training.data import CHUNK_FRAMES
 from ..training.grammar import ATTRIBUTES, Scene, scene_labels
 from .films import Film, Take, looks
@@ -35,7 +36,7 @@ def prompt_takes(count: int, seed: int = 7) -> list[Take]:
     return [Take(((0, Scene.sample(rng)),), 20_000 + i, READ_CHUNKS, keep, words=i) for i in range(count)]
 
 
-def switch_takes(count: int, switch: str = "keep", seed: int = 8) -> list[Take]:
+def switch_takes(count: int, switch: MemoryMode = "keep", seed: int = 8) -> list[Take]:
     """`count` random scenes of which one attribute changes; the attributes take turns."""
     rng, names = random.Random(seed), tuple(ATTRIBUTES)
     keep, takes = frames_of(SWITCH_READ), []
@@ -57,6 +58,13 @@ def following(probe: Probe, takes: Sequence[Take], films: Sequence[Film]) -> dic
                        == torch.tensor(scene_labels(take.cues[0][1])) for take, film in zip(takes, films, strict=True)])
     result = dict(zip(ATTRIBUTES, right.float().mean(0).tolist(), strict=True))
     return {**result, "mean": statistics.mean(result.values())}
+
+
+def change_of(take: Take) -> str:
+    """What changes in a switch, for people."""
+    before, after = take.cues[0][1], take.cues[1][1]
+    changed = [name for name in ATTRIBUTES if vars(before)[name] != vars(after)[name]]
+    return ", ".join(f"{name}: {vars(before)[name]} > {vars(after)[name]}" for name in changed)
 
 
 @dataclass(frozen=True)
@@ -93,4 +101,5 @@ def _latency(values: Sequence[int | None]) -> Latency:
     shown = [value for value in values if value is not None]
     if not shown:
         return Latency(len(values), 0.0, -1.0, -1.0)
-    return Latency(len(values), len(shown) / len(values), float(statistics.median(shown)), statistics.mean(shown))
+    return Latency(len(values), len(shown) / len(values), float(statistics.median(shown)),
+                   float(statistics.mean(shown)))

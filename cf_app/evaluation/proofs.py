@@ -203,7 +203,7 @@ def switching(bench: Bench, arguments: argparse.Namespace, results: Results) -> 
             results.add("switch", f"{label}: {name}", asdict(latency))
         if label != "truth":
             at = prompts.frames_of(range(prompts.SWITCH_AT, prompts.SWITCH_AT + 5))[::len(LOOKS)]
-            rows = {f"{i}: {' / '.join(text for _, text in take.prompts())[:22]}": [film.frames[f] for f in at]
+            rows = {f"{i} {prompts.change_of(take)}": [film.frames[frame] for frame in at]
                     for i, (take, film) in enumerate(zip(takes[:6], films[:6], strict=True))}
             sheet(rows, results.folder / f"switch_{label}.png")
 

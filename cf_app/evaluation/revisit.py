@@ -185,7 +185,8 @@ def compare(films: Sequence[Film], groups: Sequence[object], revisits: Sequence[
         others = [j for j, group in enumerate(groups) if group == groups[i] and j != i]
         if not others:
             continue
-        came, away, elsewhere = [], [], [[] for _ in others]
+        came, away = list[float](), list[float]()
+        elsewhere: list[list[float]] = [[] for _ in others]
         for revisit in revisits:
             strip = film.frames[revisit.left][ROWS, revisit.column:revisit.column + STRIP]
             came.append(distance(strip, _at(film, revisit.back), revisit.column))

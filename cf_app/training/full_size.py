@@ -86,12 +86,13 @@ def networks(config: FullScale, device: torch.device, tiny: bool = False) -> lis
     """Student, critic (float32) and teacher (bfloat16, with LoRA), all with random weights."""
     def transformer(dtype: torch.dtype) -> WanTransformer3DModel:
         if tiny:
-            return embedded_transformer().to(device, dtype)
+            with torch.device(device):
+                return embedded_transformer().to(dtype=dtype)
         return random_transformer(STUDENTS["context-forcing"], device, dtype)
 
     def states(wan: WanTransformer3DModel) -> Callable[[Sequence[str]], Tensor]:
-        text = RandomText(WAN_TEXT_LENGTH, wan.config.text_dim, device, torch.float32)
-        dtype = wan.patch_embedding.weight.dtype
+        dtype, linear = wan.patch_embedding.weight.dtype, wan.condition_embedder.text_embedder.linear_1
+        text = RandomText(WAN_TEXT_LENGTH, linear.in_features, device, torch.float32)
         return lambda prompts: torch.cat([text.encode(prompt) for prompt in prompts]).to(dtype)
 
     student, critic = transformer(torch.float32), transformer(torch.float32)
