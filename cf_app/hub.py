@@ -119,8 +119,17 @@ def download(repository: str, wanted: Sequence[str], *, pinned: str | None = Non
         ValueError: offline, not found, gated, a file is truncated, or too little room on the disk.
     """
     here = local(repository, wanted, pinned)
-    if here is not None:
+    if here is not None and (constants.HF_HUB_OFFLINE or _is_recorded(repository, wanted, pinned)):
         return here
+    try:
+        return _fetched(repository, wanted, pinned, tell)
+    except ValueError:
+        if here is None:
+            raise
+        return here  # downloaded by another program; whether it is complete can not be asked now
+
+
+def _fetched(repository: str, wanted: Sequence[str], pinned: str | None, tell: Tell) -> Path:
     with _explained(repository, wanted):
         if constants.HF_HUB_OFFLINE:
             raise OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
@@ -186,6 +195,12 @@ def _listed(repository: str, wanted: Sequence[str], pinned: str | None) -> tuple
             raise EntryNotFoundError(f"{name} is not among its files")
         chosen += found
     return commit, chosen
+
+
+def _is_recorded(repository: str, wanted: Sequence[str], pinned: str | None) -> bool:
+    here = known(repository, pinned)
+    files = () if here is None else here.files
+    return all(any(path == name or (name.endswith("/") and path.startswith(name)) for path in files) for name in wanted)
 
 
 def _is_cached(repository: str, path: str, commit: str) -> bool:

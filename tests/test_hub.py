@@ -127,3 +127,18 @@ def test_a_corrupt_cache_is_named(server: HubServer) -> None:
     hub.records().write_text(json.dumps({"a/b": {"commit": 1}}))
     with pytest.raises(ValueError, match="damaged"):
         hub.known("a/b")
+
+
+def test_what_another_program_left_half_done_is_completed(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = hub.download("a/b", ["vae/"])
+    hub.records().unlink()
+    (folder / "vae" / "weights.safetensors").unlink()
+    refs = folder.parent.parent / "refs"
+    refs.mkdir(exist_ok=True)
+    (refs / "main").write_text(folder.name)
+    real = constants.ENDPOINT
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert hub.download("a/b", ["vae/"]) == folder and not (folder / "vae" / "weights.safetensors").exists()
+    monkeypatch.setattr(constants, "ENDPOINT", real)
+    assert (hub.download("a/b", ["vae/"]) / "vae" / "weights.safetensors").read_bytes() == b"1234"
