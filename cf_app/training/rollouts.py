@@ -63,7 +63,7 @@ class MemoryContext:
     query_rope: Tensor
     memory_rope: Tensor | None
     memory: list[tuple[Tensor, Tensor]]
-    mask: None = None
+    mask: Tensor | None = None
     own: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
