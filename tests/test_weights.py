@@ -191,7 +191,9 @@ def test_quantized_folders_generate(model: Path, quant: str) -> None:
 
 
 def test_a_budget_of_the_card(model: Path) -> None:
-    assert cf_app.load(model, device="cpu", vram=8.0).quantization == "none"
+    said: list[str] = []
+    assert cf_app.load(model, device="cpu", vram=8.0, tell=lambda p: said.append(p.label)).quantization == "none"
+    assert said[-1].startswith("tiny on cpu: quant none, about ") and " of 8.0 GB (transformer " in said[-1]
     with pytest.raises(ValueError, match="needs at least"):
         cf_app.load(model, device="cpu", vram=1e-6)
     with pytest.raises(ValueError, match="--quant auto"):
