@@ -84,7 +84,9 @@ def train_probe(samples: int, steps: int, seed: int = 0) -> Probe:
         x = x + torch.randn(len(x), 1, 1, 1).abs() * .08 * torch.randn_like(x)
         if rng.random() < .5:
             x = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
-        loss = sum(F.cross_entropy(logits, labels[pick, i]) for i, logits in enumerate(probe(x)))
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = probe(x)
+        loss = sum(F.cross_entropy(logits.float(), labels[pick, i]) for i, logits in enumerate(outputs))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
