@@ -23,7 +23,7 @@ def load_decoder(folder: Path, device: torch.device, dtype: torch.dtype) -> Auto
     """The autoencoder of a folder, of the class that its config names, or a file of taehv weights."""
     if folder.is_file():
         return load_taehv(folder, dtype).to(device, memory_format=torch.channels_last)
-    name = _read_json(folder / "config.json").get("_class_name")
+    name = read_json(folder / "config.json").get("_class_name")
     if name == "TinyVideoAutoencoder":
         vae = load_module(TinyVideoAutoencoder, folder, dtype).to(device)
         return vae.to(memory_format=torch.channels_last)
@@ -93,7 +93,8 @@ def _again(folder: Path) -> str:
     return "get it again"
 
 
-def _read_json(path: Path) -> Mapping[str, Any]:
+def read_json(path: Path) -> Mapping[str, Any]:
+    """The object in a JSON file; ValueError where it is missing or damaged."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

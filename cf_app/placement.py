@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cf_app.config import ModelConfig
+from cf_app.loading import read_json
 from cf_app.memory.policy import Rule, policy_from_dict
 from cf_app.model.quantize import SCHEMES, scheme_named
 from cf_app.students import WAN_TEXT_GB, WAN_TEXT_LENGTH, WAN_VAE_GB, Student
@@ -137,7 +138,7 @@ class Sizes:
 def sizes_of(parts: Mapping[str, Path], config: ModelConfig) -> Sizes:
     """Sizes read off the files of a model; ValueError names one that is damaged."""
     path = parts["transformer"] / "config.json"
-    wan, own = _config(path), _config(parts["vae"] / "config.json")
+    wan, own = read_json(path), read_json(parts["vae"] / "config.json")
     weights = {part: _weights(parts[part]) for part in ("transformer", "text_encoder", "vae")}
     try:
         return _sizes_of(weights, config, wan, own.get("_class_name") == "AutoencoderKLWan")
@@ -250,16 +251,6 @@ def check_fits(
 def listed(needs: Mapping[str, float]) -> str:
     """An estimate in words."""
     return ", ".join(f"{part} {need:.1f}" for part, need in needs.items())
-
-
-def _config(path: Path) -> Mapping[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is missing or damaged, get it again ({error})") from error
-    if not isinstance(data, Mapping):
-        raise ValueError(f"{path} is damaged, expected an object, get it again")
-    return data
 
 
 def _weights(folder: Path) -> float:
