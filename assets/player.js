@@ -32,6 +32,7 @@ let asleep = ""; // "asked": a pause of ours is on its way back; "halted": the s
 let heard = 0; // when the last message came
 let drySince = 0;
 
+const live = () => mode === "playing" || (mode === "starting" && asleep === "halted");
 const running = () => mode === "starting" || mode === "playing" || mode === "paused";
 
 function setMode(next) {
@@ -83,6 +84,7 @@ function play(wish = {}) {
 }
 
 function toggle() {
+  due.rest();
   if (mode === "playing" || mode === "starting") {
     video.pause();
     view.waiting(false);
@@ -130,7 +132,7 @@ const handle = {
     run = message;
     queuing = false;
     view.queue(null);
-    due = new cf.Pace(props.setup.cushion);
+    due = new cf.Pace(props.setup.cushion, message.granted);
     film.fps = message.fps_played;
     film.chunkSeconds = message.chunk_frames / message.fps_played;
     cf.learnColor(message.prompt, message.color);
@@ -213,13 +215,13 @@ function lost(reason = LOST) {
   view.alert(reason);
 }
 
-// Pace: ten times a second, and whenever the video's clock moves
+// Pace: ten times a second, and whenever the video's clock moves; chunks are asked for twice as often, to lose no time
 
 function tick() {
   if (!run || mode === "idle") return;
   const ahead = feed.ahead();
   const unseen = Math.max(0, film.end - video.currentTime);
-  if (mode === "playing" || (mode === "starting" && asleep === "halted")) pace(ahead, unseen);
+  if (live()) pace(ahead, unseen);
   recall(video.currentTime + ahead + 0.01);
   view.buffer(unseen, running() ? queued : 0, film.chunkSeconds);
   view.live(running() && unseen > 3.5 * film.chunkSeconds ? unseen : 0);
@@ -239,14 +241,15 @@ function pace(ahead, unseen) {
   video.playbackRate = ahead < 0.25 && !film.finished ? 0.9 : ahead > 3 * film.chunkSeconds ? 1.05 : 1;
   if (film.finished && unseen < 0.1) return end("stopped");
   if (asleep === "halted" && (dry || !film.length)) return end("paused");
-  grant(due.wants(film, unseen, queued ? 0 : perChunk + ON_ITS_WAY));
   if (dry && now - heard > SILENCE) {
     heard = now;
     inbox.fill();
   }
 }
 
-async function grant(upto) {
+async function grant() {
+  if (!run || !live() || film.finished) return;
+  const upto = due.wants(film, Math.max(0, film.end - video.currentTime), queued ? 0 : perChunk + ON_ITS_WAY);
   if (upto === null) return;
   const mine = run;
   const answer = await ask("credit", { upto });
@@ -303,6 +306,7 @@ if (video.requestVideoFrameCallback) video.requestVideoFrameCallback(onPicture);
 else video.addEventListener("timeupdate", () => shown(video.currentTime));
 video.addEventListener("timeupdate", tick);
 setInterval(tick, 100);
+setInterval(grant, 50);
 
 // Controls
 

@@ -11,7 +11,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cf_app.engine.engine import Engine
-from cf_app.engine.lead import Lead
 from cf_app.engine.messages import ChunkReady, Failed, Play
 from cf_app.engine.noise import NoiseAhead
 from cf_app.engine.sampler import chunk_noise
@@ -99,20 +98,6 @@ def test_a_clean_pass_that_fails_does_not_show_a_chunk_twice(monkeypatch: pytest
     worker.shutdown()
     assert [chunk.chunk for chunk in got] == [0, 1]
     assert all(np.array_equal(a.frames, b.frames) for a, b in zip(got, expected, strict=True))
-
-
-def test_a_fast_engine_makes_chunks_when_they_are_asked_for() -> None:
-    lead = Lead(3, 0.75)
-    assert [lead.chunks(), lead.took(5.0), lead.chunks()] == [3, None, 3]  # the first one says nothing
-    lead.took(0.3)
-    assert (lead.chunks(), lead.chunks(sharing=2), lead.chunks(sharing=4)) == (0, 1, 3)
-    lead.took(0.6)
-    assert lead.chunks() == 1
-    for _ in range(40):
-        lead.took(0.3)
-    assert lead.chunks() == 0
-    lead.took(0.8)
-    assert lead.chunks() == 3 and Lead(2, 0.75, adaptive=False).chunks() == 2
 
 
 def test_an_adaptive_worker_waits_to_be_asked(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

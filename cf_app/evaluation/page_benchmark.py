@@ -18,12 +18,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 STALL_MS = 150
+DRY = 0.1  # seconds of film after the picture before a stall: two pictures, the last of a chunk and what is in decoding
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]
 _WATCH = """() => {
   window.seen = [];
   document.addEventListener('cf:shown', (e) => window.seen.push(
-    {at: performance.now(), chunk: e.detail.chunk, frame: e.detail.frame, time: e.detail.time}));
+    {at: performance.now(), left: e.detail.generated - e.detail.time}));
 }"""
 _PLAY = """(prompt) => new Promise((done) => {
   const begun = performance.now();
@@ -80,14 +81,24 @@ def measure_page(model: str | None, play_seconds: float) -> dict[str, object]:
             result["prompt_change_s"] = max(changes)
             page.evaluate("() => { window.seen = []; }")
             page.wait_for_timeout(1000 * play_seconds)
-            times = page.evaluate("() => window.seen.map((s) => s.at)")
+            seen = page.evaluate("() => window.seen.map((s) => [s.at, s.left])")
             browser.close()
     finally:
         server.terminate()
         server.wait(15)
-    gaps = [b - a for a, b in itertools.pairwise(times)]
-    return {**result, "stalls": sum(gap > STALL_MS for gap in gaps), "watched_s": play_seconds,
-            "shown_per_s": len(times) / play_seconds, "longest_gap_ms": max(gaps, default=0.0)}
+    return {**result, "watched_s": play_seconds, "shown_per_s": len(seen) / play_seconds, **stalls(seen)}
+
+
+def stalls(seen: list[tuple[float, float]]) -> dict[str, object]:
+    """Stalls, and how many of them were for want of film; at the others the browser was busy.
+
+    Args:
+        seen: of every picture on screen the moment (ms) and how much film there was after it (s).
+    """
+    gaps = [(after - before, left) for (before, left), (after, _) in itertools.pairwise(seen)]
+    late = [left for gap, left in gaps if gap > STALL_MS]
+    longest = max((gap for gap, _ in gaps), default=0.0)
+    return {"stalls": len(late), "ran_dry": sum(left < DRY for left in late), "longest_gap_ms": longest}
 
 
 def _serve(model: str | None) -> tuple[subprocess.Popen[bytes], str]:

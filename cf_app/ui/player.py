@@ -7,7 +7,7 @@ messages are numbered, and the browser asks for the missing ones again (server f
 **Messages** (server to browser). All have `run` (token), `seq` (0, 1, 2, ... within the run) and `type`:
 
 - `run`: first of a run. nonce, prompt, color, seed, fps_played, chunk_frames, chunk_latents, width, height,
-  unknown (words).
+  unknown (words), granted (chunks that come unasked).
 - `chunk`: chunk (index), start and end (seconds in the film), frames, mime, b64 (self-contained fragmented
   MP4), prompt, color (number of the palette), seed, timings (ms: text, denoise, context, decode, memory,
   total, encode), fps (generated, over the last 8 chunks), queued (chunks that wait at the worker), snapshot

@@ -141,7 +141,7 @@ class Run:
     def messages(self) -> Iterator[Message]:
         """Messages until the session ends or its tab goes; frees the session in any case."""
         try:
-            yield self.numbered({"type": "run", **self._opening})
+            yield self.numbered({"type": "run", "granted": self._granted, **self._opening})
             while (event := self._next()) is not None:
                 if isinstance(event, ChunkReady) and self._stopping:
                     continue  # nobody waits for it any more
