@@ -34,9 +34,8 @@ from cf_app.space.segment import Order, play_segment
 from cf_app.space.segmented import SegmentedWorker
 from tests.fake_zero_gpu import FakeZeroGPU
 from tests.tiny import tiny_engine
+from tests.worker_events import BLUE, PATIENCE, RED, chunks_of, following, until
 
-RED, BLUE = "a red ball hops", "a blue star floats"
-PATIENCE = 120.0
 Make = Callable[..., tuple[SegmentedWorker, FakeZeroGPU]]
 
 
@@ -62,24 +61,6 @@ def make(engine: Engine) -> Iterator[Make]:
     for worker_, gpu in made:
         worker_.shutdown()
         gpu.close()
-
-
-def following(worker: SegmentedWorker, session: str) -> Event:
-    event = worker.events(session, PATIENCE)
-    assert event is not None
-    return event
-
-
-def until(worker: SegmentedWorker, session: str, found: Callable[[Event], bool]) -> list[Event]:
-    events = [following(worker, session)]
-    while not found(events[-1]):
-        assert not isinstance(events[-1], Ended | Failed), events[-1]
-        events.append(following(worker, session))
-    return events
-
-
-def chunks_of(events: list[Event]) -> list[ChunkReady]:
-    return [event for event in events if isinstance(event, ChunkReady)]
 
 
 def held(chunk: ChunkReady) -> set[tuple[str, int, str]]:
@@ -132,7 +113,7 @@ def test_a_process_that_is_used_again_has_kept_everything(make: Make, engine: En
     worker, gpu = make(reuse=True, seconds=0.01)
     session = worker.open(RED, 3, chunks=5)
     worker.send(session, Play())
-    chunks = chunks_of(until(worker, session, lambda event: isinstance(event, Ended)))
+    chunks = chunks_of(until(worker, session, Ended))
     assert len(set(gpu.calls)) == 1 and len(gpu.calls) > 2
     for chunk, expected in zip(chunks, engine.new_session(RED, 3).stream(chunks=5), strict=True):
         assert np.array_equal(chunk.frames, expected.frames) and chunk.snapshot.entries == expected.snapshot.entries
@@ -153,16 +134,16 @@ def test_the_page_is_heard_while_a_call_runs(make: Make) -> None:
     status = worker.state(session)
     assert status.timeline is not None and status.timeline.prompt_at(at).caption == BLUE and not status.ahead
     worker.send(session, Pin(3 * at))
-    until(worker, session, lambda event: isinstance(event, Applied))
+    until(worker, session, Applied)
     worker.send(session, Pin(4000))
     until(worker, session, lambda event: isinstance(event, Failed) and "4000" in event.message)
     worker.send(session, Pause())
     until(worker, session, lambda event: event == StateChanged(session, "paused"))
     worker.send(session, Resume())
-    pinned = until(worker, session, lambda event: isinstance(event, ChunkReady))[-1].snapshot.entries  # type: ignore
+    pinned = until(worker, session, ChunkReady)[-1].snapshot.entries  # type: ignore
     assert [entry.latent for entry in pinned if entry.pinned] == [3 * at]
     worker.send(session, Stop())
-    assert until(worker, session, lambda event: isinstance(event, Ended))[-1] == Ended(session, "stopped")
+    assert until(worker, session, Ended)[-1] == Ended(session, "stopped")
     assert len(gpu.calls) == 1
 
 
@@ -170,7 +151,7 @@ def test_a_slow_reader_makes_the_call_wait_and_then_end(make: Make) -> None:
     worker, gpu = make(seconds=600.0, lead=2, idle=0.3)
     session = worker.open(RED)
     worker.send(session, Play())
-    first = chunks_of(until(worker, session, lambda event: isinstance(event, ChunkReady)))
+    first = chunks_of(until(worker, session, ChunkReady))
     line = worker._lines[session]
     deadline = time.monotonic() + PATIENCE
     while line.running:
@@ -186,10 +167,10 @@ def test_without_a_call_pause_and_stop_act_at_once(make: Make) -> None:
     session = worker.open(RED)
     worker.send(session, Play())
     worker.send(session, Pause())
-    events = until(worker, session, lambda event: isinstance(event, Applied))
+    events = until(worker, session, Applied)
     assert events == [Applied(session, Pause(), 0)] and worker.events(session, 0.05) is None
     worker.send(session, Stop())
-    assert until(worker, session, lambda event: isinstance(event, Ended))[-1] == Ended(session, "stopped")
+    assert until(worker, session, Ended)[-1] == Ended(session, "stopped")
     assert not gpu.calls
 
 
@@ -234,7 +215,7 @@ def test_closing_ends_the_call(make: Make) -> None:
     worker, gpu = make(seconds=600.0)
     session = worker.open(RED)
     worker.send(session, Play())
-    until(worker, session, lambda event: isinstance(event, ChunkReady))
+    until(worker, session, ChunkReady)
     line = worker._lines[session]
     worker.close(session)
     deadline = time.monotonic() + PATIENCE

@@ -16,7 +16,6 @@ from cf_app.engine.messages import (
     Applied,
     ChunkReady,
     Ended,
-    Event,
     Failed,
     Pause,
     Pin,
@@ -32,9 +31,7 @@ from cf_app.engine.timeline import PromptCue, Timeline
 from cf_app.engine.timeline_markers import EndMark, PauseMark, SeedMark
 from cf_app.engine.worker import Worker
 from tests.tiny import tiny_engine
-
-RED, BLUE = "a red ball hops", "a blue star floats"
-PATIENCE = 60.0
+from tests.worker_events import BLUE, PATIENCE, RED, following, next_chunks, until
 
 
 @pytest.fixture(scope="module")
@@ -47,29 +44,6 @@ def worker(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Worker]:
     worker = Worker(engine, buffer_chunks=2, overlap=request.param)
     yield worker
     worker.shutdown()
-
-
-def following(worker: Worker, session: str) -> Event:
-    event = worker.events(session, PATIENCE)
-    assert event is not None
-    return event
-
-
-def chunks_of(worker: Worker, session: str, count: int) -> list[ChunkReady]:
-    """The next chunks; whatever else comes is skipped."""
-    found: list[ChunkReady] = []
-    while len(found) < count:
-        event = following(worker, session)
-        if isinstance(event, ChunkReady):
-            found.append(event)
-    return found
-
-
-def until(worker: Worker, session: str, kind: type) -> list[Event]:
-    events = [following(worker, session)]
-    while not isinstance(events[-1], kind):
-        events.append(following(worker, session))
-    return events
 
 
 def wait_for(condition: object) -> None:
@@ -104,7 +78,7 @@ def test_a_slow_reader_makes_the_worker_wait(worker: Worker) -> None:
     wait_for(lambda: worker.state(session).queued == 2)
     time.sleep(0.1)
     assert worker.state(session).queued == 2 and worker.state(session).chunk == 2
-    assert [chunk.chunk for chunk in chunks_of(worker, session, 6)] == list(range(6))
+    assert [chunk.chunk for chunk in next_chunks(worker, session, 6)] == list(range(6))
 
 
 def test_commands_apply_between_chunks(worker: Worker) -> None:
@@ -128,14 +102,14 @@ def test_commands_apply_between_chunks(worker: Worker) -> None:
 def test_pause_and_resume(worker: Worker) -> None:
     session = worker.open(RED)
     worker.send(session, Play())
-    first = chunks_of(worker, session, 3)
+    first = next_chunks(worker, session, 3)
     worker.send(session, Pause())
     events = until(worker, session, StateChanged)
     assert events[-1] == StateChanged(session, "paused")
     first += [event for event in events if isinstance(event, ChunkReady)]
     assert worker.events(session, 0.1) is None
     worker.send(session, Resume())
-    first += chunks_of(worker, session, 3)
+    first += next_chunks(worker, session, 3)
     assert [chunk.chunk for chunk in first] == list(range(len(first)))
     worker.send(session, Stop())
     assert until(worker, session, Ended)[-1] == Ended(session, "stopped")
@@ -144,7 +118,7 @@ def test_pause_and_resume(worker: Worker) -> None:
 def test_bad_commands_are_refused_at_once(worker: Worker) -> None:
     session = worker.open(RED)
     worker.send(session, Play())
-    chunks_of(worker, session, 3)
+    next_chunks(worker, session, 3)
     bad = [
         SetPrompt(""),
         SetPrompt(BLUE, at_chunk=0),
@@ -164,7 +138,7 @@ def test_bad_commands_are_refused_at_once(worker: Worker) -> None:
         worker.send("nobody", Play())
     with pytest.raises(ValueError, match="empty"):
         worker.open("   ")
-    assert not any(isinstance(event, Applied) for event in chunks_of(worker, session, 3))
+    assert not any(isinstance(event, Applied) for event in next_chunks(worker, session, 3))
 
 
 def test_sessions_take_turns_and_do_not_mix(worker: Worker, engine: Engine) -> None:
@@ -172,7 +146,7 @@ def test_sessions_take_turns_and_do_not_mix(worker: Worker, engine: Engine) -> N
     results: dict[str, list[ChunkReady]] = {}
 
     def read(name: str) -> None:
-        results[name] = chunks_of(worker, name, 5)
+        results[name] = next_chunks(worker, name, 5)
 
     threads = [threading.Thread(target=read, args=(name,)) for name in prompts]
     for name in prompts:
@@ -192,7 +166,7 @@ def test_a_failure_pauses_and_can_be_repeated(stage: str, worker: Worker, monkey
     expected = list(engine.new_session(RED, 1).stream(chunks=6))
     session = worker.open(RED, 1)
     worker.send(session, Play())
-    got = chunks_of(worker, session, 2)
+    got = next_chunks(worker, session, 2)
 
     def broken(*arguments: object, **options: object) -> None:
         raise RuntimeError("out of luck\nand more")
@@ -206,7 +180,7 @@ def test_a_failure_pauses_and_can_be_repeated(stage: str, worker: Worker, monkey
         assert until(worker, session, StateChanged)[-1] == StateChanged(session, "paused")
         wait_for(lambda: worker.state(session).state == "paused")
     worker.send(session, Play())
-    got += chunks_of(worker, session, 6 - len(got))
+    got += next_chunks(worker, session, 6 - len(got))
     assert all(np.array_equal(a.frames, b.frames) for a, b in zip(got, expected, strict=True))
 
 
@@ -230,7 +204,7 @@ def test_markers(worker: Worker) -> None:
 def test_closing_frees_the_memory(worker: Worker) -> None:
     session = worker.open(RED)
     worker.send(session, Play())
-    chunks_of(worker, session, 3)
+    next_chunks(worker, session, 3)
     kept = weakref.ref(worker._desks[session].session.memory)
     worker.close(session)
     assert until(worker, session, Ended)[-1] == Ended(session, "closed")
@@ -249,7 +223,7 @@ def test_shutdown_ends_everything(engine: Engine) -> None:
     worker = Worker(engine)
     session = worker.open(RED)
     worker.send(session, Play())
-    chunks_of(worker, session, 1)
+    next_chunks(worker, session, 1)
     worker.shutdown()
     assert until(worker, session, Ended)[-1].reason == "closed"  # type: ignore[union-attr]
     with pytest.raises(ValueError, match="shut down"):

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cf_app.engine.messages import ChunkReady, Evict, Play, Restore
+from cf_app.engine.messages import Evict, Play, Restore
 from cf_app.engine.worker import Worker
 from tests.tiny import EXAMPLES, tiny_engine
+from tests.worker_events import next_chunks
 
 
 @pytest.fixture
@@ -19,25 +20,15 @@ def worker() -> Iterator[Worker]:
     worker.shutdown()
 
 
-def chunks(worker: Worker, session: str, count: int) -> list[ChunkReady]:
-    found: list[ChunkReady] = []
-    while len(found) < count:
-        event = worker.events(session, timeout=60)
-        assert event is not None
-        if isinstance(event, ChunkReady):
-            found.append(event)
-    return found
-
-
 def test_a_playing_session_is_saved_between_two_chunks(worker: Worker, tmp_path: Path) -> None:
     session = worker.open(EXAMPLES[0], 3)
     worker.send(session, Play())
-    first = chunks(worker, session, 2)
+    first = next_chunks(worker, session, 2)
     path = tmp_path / "memory.safetensors"
     at = worker.save(session, path)
     again = worker.engine.load_session(path)
     assert again.chunk == at >= 2
-    rest = chunks(worker, session, at + 2 - len(first))
+    rest = next_chunks(worker, session, at + 2 - len(first))
     while (there := worker.engine.step(again)).chunk < at:
         pass
     assert there.chunk == at
@@ -48,7 +39,7 @@ def test_a_playing_session_is_saved_between_two_chunks(worker: Worker, tmp_path:
 def test_commands_that_came_first_are_in_the_file(worker: Worker, tmp_path: Path) -> None:
     session = worker.open(EXAMPLES[0], 3)
     worker.send(session, Play())
-    last = chunks(worker, session, 3)[-1]
+    last = next_chunks(worker, session, 3)[-1]
     latent = next(entry.latent for entry in last.snapshot.entries if entry.lane == "slow")
     worker.send(session, Evict(latent))
     worker.save(session, tmp_path / "a")

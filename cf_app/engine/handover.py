@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cf_app.engine import timeline_io
 from cf_app.engine.parts import DecoderState
 from cf_app.engine.rebuild import rebuild
 from cf_app.engine.session import Session
-from cf_app.engine.storage import generated_data, generated_from
+from cf_app.engine.storage import plain, session_of, undecoded_of
 from cf_app.memory.lanes import Cell, Lanes
-from cf_app.memory.policy import policy_from_dict, policy_to_dict
-from cf_app.memory.state import MemoryState, Report
+from cf_app.memory.policy import policy_from_dict
+from cf_app.memory.state import MemoryState
+from cf_app.memory.storage import state_of
 
 if TYPE_CHECKING:
     from cf_app.engine.engine import Engine
@@ -59,24 +59,7 @@ class Handover:
 def pack(session: Session) -> Handover:
     """What ``unpack`` needs; the session stays as it is. Evictions by hand can not be taken back afterwards."""
     state = session.memory.state
-    data = {
-        "id": session.id,
-        "model": session.model,
-        "timeline": timeline_io.to_dict(session.timeline),
-        "seed": session.seed,
-        "switch_memory": session.switch_memory,
-        "chunk": session.chunk,
-        "marked": session.marked,
-        "watch_attention": session.watch_attention,
-        "policy": policy_to_dict(session.memory.policy),
-        "undecoded": [generated_data(item) for item in session.undecoded],
-        "seen": state.seen,
-        "origin": state.origin,
-        "cut": state.cut,
-        "pins": sorted(state.pins),
-        "report": asdict(state.report),
-        "lanes": [[[asdict(cell) for cell in lane] for lane in (row.sink, row.slow, row.fast)] for row in state.lanes],
-    }
+    data = {"id": session.id, "watch_attention": session.watch_attention, **plain(session)}
     return Handover(
         data,
         {latent: _array(clean) for latent, clean in state.latents.items()},
@@ -98,18 +81,15 @@ def unpack(engine: Engine, handover: Handover, *, paper: bool = False) -> Sessio
     data = handover.data
     if data["model"] != engine.name:
         raise ValueError(f"the session is of the model {data['model']!r}, this is {engine.name!r}")
-    memory = engine.new_memory(policy_from_dict(data["policy"]), paper=paper)
-    timeline, state = timeline_io.from_dict(data["timeline"]), _state(handover, memory.shape.device)
-    session = Session(engine, timeline, data["seed"], data["switch_memory"], memory, None, data["id"])
-    session.chunk, session.marked = data["chunk"], data["marked"]
+    memory = engine.new_memory(policy_from_dict(data["memory"]["policy"]), paper=paper)
+    session, state = session_of(engine, data, memory, data["id"]), _state(handover, memory.shape.device)
     session.watch_attention = data["watch_attention"]
     if paper:
         memory.state = state
         return session
-    rebuild(memory, state, timeline, engine.clean_pass)
-    pairs = zip(data["undecoded"], handover.undecoded, strict=True)
-    session.undecoded = tuple(generated_from(item, _tensor(array, engine.device)) for item, array in pairs)
+    rebuild(memory, state, session.timeline, engine.clean_pass)
     session.start = {chunk: _tensor(array, engine.device) for chunk, array in handover.start.items()}
+    session.undecoded = undecoded_of(data, [_tensor(array, engine.device) for array in handover.undecoded])
     session.decoder = _primed(engine, handover, session.chunk - len(session.undecoded))
     return session
 
@@ -128,21 +108,12 @@ def _primed(engine: Engine, handover: Handover, chunk: int) -> DecoderState:
 
 
 def _state(handover: Handover, device: torch.device) -> MemoryState:
-    data = handover.data
-    rows: list[Lanes] = []
-    for lanes in data["lanes"]:
-        row = Lanes(*(tuple(Cell(**cell) for cell in lane) for lane in lanes))
-        rows.append(next((earlier for earlier in rows if earlier == row), row))
-    report = data["report"]
-    return replace(
-        MemoryState(tuple(rows)),
-        seen=data["seen"],
-        origin=data["origin"],
-        cut=data["cut"],
-        pins=frozenset(data["pins"]),
-        references=tuple(_tensor(array, device) for array in handover.references) or None,
-        latents={latent: _tensor(array, device) for latent, array in handover.latents.items()},
-        report=Report(report["chunk"], *(tuple(report[name]) for name in ("similarities", "promoted", "evicted"))),
+    data = handover.data["memory"]
+    return state_of(
+        data,
+        [Lanes(*(tuple(Cell(**cell) for cell in lane) for lane in lanes)) for lanes in data["lanes"]],
+        [_tensor(array, device) for array in handover.references],
+        {latent: _tensor(array, device) for latent, array in handover.latents.items()},
     )
 
 

@@ -8,25 +8,80 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
 
 from cf_app.engine.desk import Desk
 from cf_app.engine.messages import STOPPED, Ended, Event, SessionStatus, StateChanged
 from cf_app.engine.session import Session
+from cf_app.engine.timeline import Timeline
+from cf_app.memory.policy import Policy
 from cf_app.memory.snapshot import MemorySnapshot
+
+if TYPE_CHECKING:
+    from cf_app.engine.engine import Engine
 
 Result = TypeVar("Result")
 _FAREWELLS = 256  # closed sessions whose last event waits for a reader that may never come
 
 
 class Reception:
-    """Desks by session. Methods without an underscore are for any thread, the others want ``_wake`` to be held."""
+    """Desks by session. Methods without an underscore are for any thread, the others want ``_wake`` to be held.
 
-    def __init__(self) -> None:
+    Args:
+        paper: sessions are kept on paper here and played elsewhere, see ``Engine.new_session``.
+    """
+
+    def __init__(self, engine: Engine, *, paper: bool = False) -> None:
+        self.engine, self._paper = engine, paper
         self._desks: dict[str, Desk] = {}
         self._farewells: OrderedDict[str, deque[Event]] = OrderedDict()
         self._wake = threading.Condition()
         self._stopping = False
+
+    def open(
+        self,
+        prompt: str | None = None,
+        seed: int = 0,
+        *,
+        chunks: int | None = None,
+        timeline: Timeline | None = None,
+        policy: Policy | None = None,
+        switch_memory: str | None = None,
+        start: np.ndarray | None = None,
+    ) -> str:
+        """A new session, paused at chunk 0; returns its id.
+
+        Args:
+            chunks: it ends after so many.
+
+        The others are those of ``Engine.new_session``.
+
+        Raises:
+            ValueError: one of them is bad, or there is a ``start`` and no device here to encode it.
+        """
+        if start is not None and self._paper:
+            raise ValueError("a video can not begin with a picture or clip on ZeroGPU: the GPU is not there yet")
+        session = self.engine.new_session(
+            prompt, seed, timeline=timeline, policy=policy, switch_memory=switch_memory, start=start, paper=self._paper
+        )
+        if chunks is not None:
+            session.memory.check_room(chunks)
+        with self._wake:
+            self._seat(self._new_desk(session, chunks))
+        return session.id
+
+    def _new_desk(self, session: Session, chunks: int | None) -> Desk:
+        """A desk for a session, with the lead that this worker gives."""
+        raise NotImplementedError
+
+    def _seat(self, desk: Desk) -> None:
+        """From now on the session belongs to this worker."""
+        if self._stopping:
+            raise ValueError("the worker has been shut down, no session can be opened")
+        self._desks[desk.session.id] = desk
+        self._wake.notify_all()
 
     def events(self, session_id: str, timeout: float | None = None) -> Event | None:
         """The next event; None after ``timeout`` seconds, or when ``Ended`` has been read."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,9 @@ from torch import Tensor
 from cf_app.engine import timeline_io
 from cf_app.engine.parts import Clock, DecoderState
 from cf_app.engine.session import Generated, Session
+from cf_app.memory import storage as memory_storage
+from cf_app.memory.manager import SlowFastMemory
 from cf_app.memory.snapshot import MemorySnapshot
-from cf_app.memory.storage import restore, to_parts
 
 if TYPE_CHECKING:
     from cf_app.engine.engine import Engine
@@ -33,7 +34,7 @@ def save_session(session: Session, path: str | Path) -> None:
     """
     target = Path(path)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    tensors, memory = to_parts(session.memory)
+    tensors = memory_storage.tensors(session.memory)
     for index, tensor in enumerate(session.decoder or ()):
         if tensor is not None:
             tensors[f"decoder.{index}"] = tensor.clone()
@@ -42,18 +43,8 @@ def save_session(session: Session, path: str | Path) -> None:
     for chunk, latents in session.start.items():
         if chunk >= session.chunk:
             tensors[f"start.{chunk}"] = latents.clone()
-    data = {
-        "format": FORMAT,
-        "model": session.model,
-        "timeline": timeline_io.to_dict(session.timeline),
-        "seed": session.seed,
-        "switch_memory": session.switch_memory,
-        "chunk": session.chunk,
-        "marked": session.marked,
-        "memory": memory,
-        "decoder": None if session.decoder is None else len(session.decoder),
-        "undecoded": [generated_data(item) for item in session.undecoded],
-    }
+    decoder = None if session.decoder is None else len(session.decoder)
+    data = {"format": FORMAT, **plain(session), "decoder": decoder}
     contiguous = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
     try:
         save_file(contiguous, part, {"session": json.dumps(data)})
@@ -77,30 +68,51 @@ def load_session(engine: Engine, path: str | Path, id: str | None = None) -> Ses
         raise ValueError(f"{path} is a session of the model {data.get('model')!r}, this is {engine.name!r}")
     try:
         memory = engine.new_memory()
-        restore(memory, tensors, data["memory"])
-        decoder = _decoder(tensors, data["decoder"], engine)
-        timeline = timeline_io.from_dict(data["timeline"])
-        session = Session(engine, timeline, data["seed"], data["switch_memory"], memory, decoder, id)
-        session.chunk, session.marked = data["chunk"], data["marked"]
+        memory_storage.restore(memory, tensors, data["memory"])
         starts = {int(name.split(".")[1]): tensor for name, tensor in tensors.items() if name.startswith("start.")}
+        undecoded = [tensors[f"undecoded.{index}"].to(engine.device) for index in range(len(data["undecoded"]))]
+        session = session_of(engine, data, memory, id)
         session.start = {chunk: latents.to(engine.device) for chunk, latents in starts.items()}
-        session.undecoded = tuple(
-            generated_from(item, tensors[f"undecoded.{index}"].to(engine.device))
-            for index, item in enumerate(data["undecoded"])
-        )
+        session.undecoded = undecoded_of(data, undecoded)
+        session.decoder = _decoder(tensors, data["decoder"], engine)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged or of another model ({error})") from error
     return session
 
 
-def generated_data(item: Generated) -> dict[str, Any]:
-    """An undecoded chunk as data that ``json.dumps`` takes, without its latents."""
-    plain = {name: item.__dict__[name] for name in ("chunk", "prompt", "seed")}
-    return {**plain, "timings": item.clock.settle(), "snapshot": asdict(item.snapshot)}
+def plain(session: Session) -> dict[str, Any]:
+    """All of a session but its tensors, as data that ``json.dumps`` takes."""
+    return {
+        "model": session.model,
+        "timeline": timeline_io.to_dict(session.timeline),
+        "seed": session.seed,
+        "switch_memory": session.switch_memory,
+        "chunk": session.chunk,
+        "marked": session.marked,
+        "memory": memory_storage.plain(session.memory),
+        "undecoded": [_generated_data(item) for item in session.undecoded],
+    }
 
 
-def generated_from(data: Mapping[str, Any], latents: Tensor) -> Generated:
-    """Inverse of ``generated_data``."""
+def session_of(engine: Engine, data: Mapping[str, Any], memory: SlowFastMemory, id: str | None) -> Session:
+    """The session that ``plain`` has described, without what was kept as tensors."""
+    timeline = timeline_io.from_dict(data["timeline"])
+    session = Session(engine, timeline, data["seed"], data["switch_memory"], memory, None, id)
+    session.chunk, session.marked = data["chunk"], data["marked"]
+    return session
+
+
+def undecoded_of(data: Mapping[str, Any], latents: Sequence[Tensor]) -> tuple[Generated, ...]:
+    """The chunks without pictures that ``plain`` has described; ``latents`` are theirs [B, C, F, Y, X]."""
+    return tuple(_generated(item, tensor) for item, tensor in zip(data["undecoded"], latents, strict=True))
+
+
+def _generated_data(item: Generated) -> dict[str, Any]:
+    values = {name: item.__dict__[name] for name in ("chunk", "prompt", "seed")}
+    return {**values, "timings": item.clock.settle(), "snapshot": asdict(item.snapshot)}
+
+
+def _generated(data: Mapping[str, Any], latents: Tensor) -> Generated:
     snapshot, clock = MemorySnapshot.from_dict(data["snapshot"]), Clock(data["timings"])
     return Generated(data["chunk"], data["prompt"], data["seed"], latents, snapshot, clock)
 

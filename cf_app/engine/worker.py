@@ -13,7 +13,6 @@ import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import numpy as np
 import torch
 
 from cf_app.engine import commands
@@ -35,8 +34,6 @@ from cf_app.engine.messages import (
 )
 from cf_app.engine.reception import Reception
 from cf_app.engine.session import Session
-from cf_app.engine.timeline import Timeline
-from cf_app.memory.policy import Policy
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +52,8 @@ class Worker(Reception):
     ) -> None:
         if buffer_chunks < 1:
             raise ValueError(f"buffer_chunks is {buffer_chunks}, expected at least 1")
-        super().__init__()
-        self.engine, self.buffer_chunks, self.adaptive = engine, buffer_chunks, adaptive
+        super().__init__(engine)
+        self.buffer_chunks, self.adaptive = buffer_chunks, adaptive
         self._turn: deque[str] = deque()
         # A new thread may not know how many threads PyTorch has been told to use.
         threads = torch.get_num_threads()
@@ -66,25 +63,6 @@ class Worker(Reception):
 
     # For any thread
 
-    def open(
-        self,
-        prompt: str | None = None,
-        seed: int = 0,
-        *,
-        chunks: int | None = None,
-        timeline: Timeline | None = None,
-        policy: Policy | None = None,
-        switch_memory: str | None = None,
-        start: np.ndarray | None = None,
-    ) -> str:
-        """A new session, paused at chunk 0; returns its id. ``chunks`` ends it after so many. ValueError if bad."""
-        session = self.engine.new_session(
-            prompt, seed, timeline=timeline, policy=policy, switch_memory=switch_memory, start=start
-        )
-        if chunks is not None:
-            session.memory.check_room(chunks)
-        return self.adopt(session, chunks)
-
     def adopt(
         self, session: Session, chunks: int | None = None, *, state: str = PAUSED, paused_at: int = -1
     ) -> str:
@@ -92,14 +70,19 @@ class Worker(Reception):
 
         ``state`` and ``paused_at`` are where it stood at the desk that it comes from.
         """
+        desk = self._new_desk(session, chunks)
+        desk.state, desk.paused_at = state, paused_at
         with self._wake:
-            if self._stopping:
-                raise ValueError("the worker has been shut down, no session can be opened")
-            lead = Lead(self.buffer_chunks, self.engine.geometry.chunk_seconds, adaptive=self.adaptive)
-            self._desks[session.id] = Desk(session, chunks, lead, state, paused_at=paused_at)
-            self._turn.append(session.id)
-            self._wake.notify_all()
+            self._seat(desk)
         return session.id
+
+    def _new_desk(self, session: Session, chunks: int | None) -> Desk:
+        lead = Lead(self.buffer_chunks, self.engine.geometry.chunk_seconds, adaptive=self.adaptive)
+        return Desk(session, chunks, lead)
+
+    def _seat(self, desk: Desk) -> None:
+        super()._seat(desk)
+        self._turn.append(desk.session.id)
 
     def send(self, session_id: str, command: Command) -> int:
         """Queue a command; returns the chunk from which on it counts. ValueError: it is refused, nothing changes."""

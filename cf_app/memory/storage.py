@@ -15,20 +15,26 @@ from cf_app.memory.policy import check_policy, policy_from_dict, policy_to_dict
 from cf_app.memory.state import MemoryState, Report
 
 
-def to_parts(memory: SlowFastMemory) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors by name, and data that ``json.dumps`` takes. Both are copies. Evictions can not be taken back later."""
+def tensors(memory: SlowFastMemory) -> dict[str, Tensor]:
+    """Copies of all tensors by name."""
     state = memory.state
-    tensors: dict[str, Tensor] = {}
+    named: dict[str, Tensor] = {}
     for layer, row in enumerate(state.lanes):
         for write in {cell.write for cell in row}:
             key, value = memory.contents(layer, write)
-            tensors[f"memory.{layer}.{write}.key"] = key.clone()
-            tensors[f"memory.{layer}.{write}.value"] = value.clone()
+            named[f"memory.{layer}.{write}.key"] = key.clone()
+            named[f"memory.{layer}.{write}.value"] = value.clone()
     for latent, clean in state.latents.items():
-        tensors[f"latent.{latent}"] = clean.clone()
+        named[f"latent.{latent}"] = clean.clone()
     for layer, pooled in enumerate(state.references or ()):
-        tensors[f"reference.{layer}"] = pooled.clone()
-    data = {
+        named[f"reference.{layer}"] = pooled.clone()
+    return named
+
+
+def plain(memory: SlowFastMemory) -> dict[str, Any]:
+    """All but the tensors, as data that ``json.dumps`` takes. Evictions can not be taken back later."""
+    state = memory.state
+    return {
         "policy": policy_to_dict(memory.policy),
         "seen": state.seen,
         "origin": state.origin,
@@ -37,11 +43,36 @@ def to_parts(memory: SlowFastMemory) -> tuple[dict[str, Tensor], dict[str, Any]]
         "report": asdict(state.report),
         "lanes": [[[asdict(cell) for cell in lane] for lane in (row.sink, row.slow, row.fast)] for row in state.lanes],
     }
-    return tensors, data
+
+
+def state_of(
+    data: Mapping[str, Any], rows: Sequence[Lanes], references: Sequence[Tensor], latents: Mapping[int, Tensor]
+) -> MemoryState:
+    """The state that ``plain`` has described.
+
+    Args:
+        rows: lanes of every layer; equal ones become one.
+        references: per layer pooled keys [B, H * D] of the last chunk; empty before the first.
+        latents: latent frame -> clean latents [B, C, Y, X].
+    """
+    shared: list[Lanes] = []
+    for row in rows:
+        shared.append(next((earlier for earlier in shared if earlier == row), row))
+    done = data["report"]
+    return replace(
+        MemoryState(tuple(shared)),
+        seen=data["seen"],
+        origin=data["origin"],
+        cut=data["cut"],
+        pins=frozenset(data["pins"]),
+        references=tuple(references) or None,
+        latents=dict(latents),
+        report=Report(done["chunk"], *(tuple(done[name]) for name in ("similarities", "promoted", "evicted"))),
+    )
 
 
 def restore(memory: SlowFastMemory, tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> None:
-    """Make ``memory``, new and of the right model, what it was when ``to_parts`` took it.
+    """Make ``memory``, new and of the right model, what it was when ``tensors`` and ``plain`` took it.
 
     Raises:
         ValueError, KeyError, TypeError: the parts are damaged or of another model.
@@ -64,22 +95,16 @@ def restore(memory: SlowFastMemory, tensors: Mapping[str, Tensor], data: Mapping
                 raise ValueError(f"keys and values have shape {tuple(pair[0].shape)}, the model has {size}")
             new[ids[old]] = pair
         cache.store(layer, (), new)
-        rows.append(next((earlier for earlier in rows if earlier == row), row))
+        rows.append(row)
     references = [tensors[name] for name in (f"reference.{layer}" for layer in range(shape.layers)) if name in tensors]
     latents = {int(name.split(".")[1]): tensor for name, tensor in tensors.items() if name.startswith("latent.")}
-    done = data["report"]
-    report = Report(done["chunk"], tuple(done["similarities"]), tuple(done["promoted"]), tuple(done["evicted"]))
-    memory.policy, memory.rule, memory.cache = policy, rule, cache
-    memory.state = replace(
-        MemoryState(tuple(rows)),
-        seen=data["seen"],
-        origin=data["origin"],
-        cut=data["cut"],
-        pins=frozenset(data["pins"]),
-        references=tuple(pooled.to(shape.device) for pooled in references) or None,
-        latents={latent: tensor.to(shape.device) for latent, tensor in latents.items()},
-        report=report,
+    state = state_of(
+        data,
+        rows,
+        [pooled.to(shape.device) for pooled in references],
+        {latent: tensor.to(shape.device) for latent, tensor in latents.items()},
     )
+    memory.policy, memory.rule, memory.cache, memory.state = policy, rule, cache, state
 
 
 def _lanes(lanes: Sequence[Sequence[Mapping[str, Any]]], ids: dict[int, int]) -> Lanes:

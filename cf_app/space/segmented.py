@@ -18,8 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
 from cf_app.engine import commands
 from cf_app.engine.desk import Desk
 from cf_app.engine.engine import Engine
@@ -47,8 +45,6 @@ from cf_app.engine.messages import (
 )
 from cf_app.engine.reception import Reception
 from cf_app.engine.session import Session
-from cf_app.engine.timeline import Timeline
-from cf_app.memory.policy import Policy
 from cf_app.space.control import Word, speak
 from cf_app.space.segment import Order, Parting
 
@@ -88,37 +84,19 @@ class SegmentedWorker(Reception):
     """
 
     def __init__(self, engine: Engine, call: Call, *, seconds: float = 25.0, lead: int = 2, idle: float = 3.0) -> None:
-        super().__init__()
-        self.engine, self.seconds, self.lead, self.idle = engine, seconds, lead, idle
+        super().__init__(engine, paper=True)
+        self.seconds, self.lead, self.idle = seconds, lead, idle
         self._call = call
         self._lines: dict[str, _Line] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="context-forcing-control-", ignore_cleanup_errors=True)
 
-    def open(
-        self,
-        prompt: str | None = None,
-        seed: int = 0,
-        *,
-        chunks: int | None = None,
-        timeline: Timeline | None = None,
-        policy: Policy | None = None,
-        switch_memory: str | None = None,
-        start: np.ndarray | None = None,
-    ) -> str:
-        """As ``Worker.open``; a ``start`` is refused, because it would have to be encoded here."""
-        if start is not None:
-            raise ValueError("a video can not begin with a picture or clip on ZeroGPU: the GPU is not there yet")
-        session = self.engine.new_session(
-            prompt, seed, timeline=timeline, policy=policy, switch_memory=switch_memory, paper=True
-        )
-        if chunks is not None:
-            session.memory.check_room(chunks)
-        with self._wake:
-            if self._stopping:
-                raise ValueError("the worker has been shut down, no session can be opened")
-            self._desks[session.id] = Desk(session, chunks, Lead(self.lead, self.engine.geometry.chunk_seconds))
-            self._lines[session.id] = _Line(pack(session), Path(self._folder.name) / session.id)
-        return session.id
+    def _new_desk(self, session: Session, chunks: int | None) -> Desk:
+        return Desk(session, chunks, Lead(self.lead, self.engine.geometry.chunk_seconds, adaptive=False))
+
+    def _seat(self, desk: Desk) -> None:
+        super()._seat(desk)
+        name = desk.session.id
+        self._lines[name] = _Line(pack(desk.session), Path(self._folder.name) / name)
 
     def send(self, session_id: str, command: Command) -> int:
         """As ``Worker.send``. What concerns single latent frames is checked in the call and may fail there."""
