@@ -8,10 +8,11 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from cf_app.memory.kv_cache import KVShape, Workspace, new_write
+from cf_app.memory.kv_cache import KVShape, new_write
 from cf_app.memory.lanes import Cell, Lanes
 from cf_app.memory.manager import SlowFastMemory
 from cf_app.memory.state import MemoryState
+from cf_app.memory.workspace import Workspace
 from cf_app.model.causal_wan import causal_forward, encode_text, make_causal, token_grid
 from cf_app.model.wan_vae import WanVideoAutoencoder
 from cf_app.placement import Placement, estimate, sizes_of_student, with_decoder

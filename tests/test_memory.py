@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cf_app.memory.kv_cache import KVShape, Workspace, pool_window
+from cf_app.memory.kv_cache import KVShape
 from cf_app.memory.lanes import Cell, Lanes, kept, promote, read, simulate
 from cf_app.memory.manager import SlowFastMemory
 from cf_app.memory.policy import (
@@ -25,6 +25,7 @@ from cf_app.memory.policy import (
     surprisal,
 )
 from cf_app.memory.snapshot import MemorySnapshot
+from cf_app.memory.workspace import Workspace, pool_window
 
 F = 3
 SHAPE = KVShape(2, 1, 2, 4, 1, 6, torch.float32, torch.device("cpu"))

@@ -17,8 +17,8 @@ from cf_app.engine.parts import Observer
 from cf_app.engine.session import Session
 from cf_app.engine.timeline import PromptCue, Timeline, Transition
 from cf_app.engine.timeline_markers import EndMark
-from cf_app.memory.kv_cache import Workspace
 from cf_app.memory.policy import POLICIES, Fifo, SlowFast
+from cf_app.memory.workspace import Workspace
 from tests.tiny import tiny_engine
 
 RED, BLUE = "a red ball hops", "a blue star floats"

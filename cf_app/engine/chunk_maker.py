@@ -28,11 +28,13 @@ from cf_app.engine.texts import Texts
 from cf_app.engine.timeline import Prompting
 from cf_app.memory.attention_mass import AttentionProbe
 from cf_app.memory.context import ChunkContext
-from cf_app.memory.kv_cache import KVShape, Workspace
+from cf_app.memory.kv_cache import KVShape
 from cf_app.memory.snapshot import MemorySnapshot
 from cf_app.memory.state import MemoryState
+from cf_app.memory.workspace import Workspace
 from cf_app.model.attention import KVContext, TextKV, WatchedContext
 from cf_app.model.causal_wan import WanTransformer3DModel, causal_forward
+from cf_app.model.graphs import RecordedPasses
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +86,7 @@ class ChunkMaker:
         self.schedule = Schedule.of(config.sampler)
         self._texts = texts
         self._workspace = Workspace(shape, lean=lean)
+        self._recorded: RecordedPasses | None = None
         self._lock = threading.RLock()
 
     @property
@@ -209,7 +212,7 @@ class ChunkMaker:
         draft.context.begin(last, clean=True)
         probe = AttentionProbe(draft.context) if session.watch_attention else None
         reads = draft.context if probe is None else WatchedContext(draft.context, probe.watch)
-        flow = causal_forward(self.transformer, draft.latents, level, draft.text, reads)
+        flow = self._pass(draft.latents, level, draft.text, reads)
         if observer.on_pass is not None:
             observer.on_pass(last, flow, None, draft.context)
         clock.lap("context")
@@ -232,13 +235,20 @@ class ChunkMaker:
     def _denoise(self, noise: Tensor, text: TextKV, context: ChunkContext, observer: Observer) -> Tensor:
         def predict(x: Tensor, step: int) -> Tensor:
             context.begin(step)
-            return causal_forward(self.transformer, x, self.schedule.timesteps[step], text, context)
+            return self._pass(x, self.schedule.timesteps[step], text, context)
 
         def observe(step: int, flow: Tensor, x0: Tensor) -> None:
             if observer.on_pass is not None:
                 observer.on_pass(step, flow, x0, context)
 
         return denoise_chunk(predict, noise, self.schedule, observe)
+
+    def _pass(self, latents: Tensor, timestep: float, text: TextKV, context: KVContext) -> Tensor:
+        if self._recorded is not None and isinstance(context, ChunkContext):
+            recording = context.recording()
+            if recording is not None:
+                return self._recorded(latents, timestep, text, context, recording)
+        return causal_forward(self.transformer, latents, timestep, text, context)
 
     def _switched(self, session: Session, prompting: Prompting, text: TextKV, observer: Observer) -> MemoryState:
         """The memory's state for this chunk: what a change of prompt does to it."""

@@ -28,6 +28,7 @@ from cf_app.memory.kv_cache import KVShape
 from cf_app.memory.manager import SlowFastMemory
 from cf_app.memory.policy import Policy, check_policy, policy_from_dict
 from cf_app.model.causal_wan import WanTransformer3DModel, make_causal, token_grid
+from cf_app.model.graphs import CudaRecorder, RecordedPasses, Recorder
 from cf_app.model.kernels import Kernel, choose
 from cf_app.model.speed import accelerate
 from cf_app.model.text_encoder import PromptEncoder
@@ -71,9 +72,23 @@ class Engine(ChunkMaker):
         check_policy(self.policy, config.geometry.chunk_latents, self._positions)
 
     def accelerate(self, names: Sequence[str]) -> None:
-        """Use faster forms of the transformer, see ``model.speed``; ValueError if one can not be."""
+        """Use faster forms of the transformer, see ``model.speed``; ValueError if one can not be, nothing changes then.
+
+        "graphs" leaves some passes as they are: those of a memory that is decided layer by layer ("as_released"), a
+        re-cache, and the clean pass while attention is watched.
+        """
+        if "graphs" in names and not self._on_gpu:
+            raise ValueError(f'speed "graphs" needs a CUDA GPU, the model is on {self.device}: leave it out')
+        if "graphs" in names and self._workspace.lean:
+            raise ValueError('speed "graphs" needs a workspace for every layer: leave it out, or "lean" of --quant')
         accelerate(self.transformer, names)
+        if "graphs" in names:
+            self.record(CudaRecorder())
         self.speedups = tuple(names)
+
+    def record(self, recorder: Recorder) -> None:
+        """Make passes by recordings from now on."""
+        self._recorded = RecordedPasses(self.transformer, recorder)
 
     @property
     def name(self) -> str:

@@ -15,13 +15,14 @@ from torch import Tensor
 from cf_app.memory import undo
 from cf_app.memory.context import ChunkContext, Source
 from cf_app.memory.fit import check_fit
-from cf_app.memory.kv_cache import KV, KVCache, KVShape, Workspace, new_write
+from cf_app.memory.kv_cache import KV, KVCache, KVShape, new_write
 from cf_app.memory.lanes import Cell, Lanes, append, conformed, eligible, flushed, promote, without
 from cf_app.memory.policy import Policy, Rule, check_policy, surprisal
 from cf_app.memory.recache import RecacheContext
 from cf_app.memory.snapshot import MemorySnapshot
 from cf_app.memory.state import MemoryState, Report, map_layers
 from cf_app.memory.views import snapshot
+from cf_app.memory.workspace import Workspace
 
 
 class SlowFastMemory:
@@ -77,7 +78,8 @@ class SlowFastMemory:
 
     def context(self, state: MemoryState, prompt: str, chunk: int, workspace: Workspace) -> ChunkContext:
         """What the passes of the next chunk may read, and a scratch place for what they make."""
-        return ChunkContext(self.rule, state, self.frames, prompt, chunk, workspace, self._source(state))
+        whole = self.cache.read_all
+        return ChunkContext(self.rule, state, self.frames, prompt, chunk, workspace, self._source(state), whole)
 
     def contents(self, layer: int, write: int) -> KV:
         """Keys (not rotated) and values of a cell, each [B, T, H, D]; not to be written to."""
@@ -106,11 +108,11 @@ class SlowFastMemory:
         made_by = len(context.similarities) - 1
         start = state.origin + state.seen
         cells = [Cell(new_write(), start + i, context.prompt, made_by) for i in range(self.frames)]
+        context.settle()
         similarities, promotes = self._decide(context)
         lanes = self._taken_in(context, cells, promotes)
         removed, by_hand = undo.news(undo.kept_aside(state.removed, self._source(state)))
-        for layer, row in enumerate(lanes):
-            self._store(context, layer, row, cells)
+        self._store(context, lanes, cells)
         held = _held(lanes)
         promoted = any(cell.latent == start and cell.promoted_at is not None for row in lanes for cell in row.slow)
         lasting = {cell.latent for row in state.lanes for cell in (*row.sink, *row.slow)}
@@ -140,7 +142,8 @@ class SlowFastMemory:
             columns = [[row[layer] for row in context.similarities] for layer in range(layers)]
             numbers = [[value for value in column if isinstance(value, float)] for column in columns]
             return (tuple(min(column) for column in numbers) if all(numbers) else ()), none
-        similarities = context.clean_similarities()
+        last = context.similarities[-1] if context.similarities else []
+        similarities = [value for value in last if isinstance(value, float)]
         if not eligible(rule, context.state.seen, self.frames) or not similarities or rule.gate == "none":
             return tuple(similarities), none
         if rule.decision == "shared":
@@ -167,23 +170,39 @@ class SlowFastMemory:
             results[key] = after
         return tuple(results[id(lanes), surprise] for lanes, surprise in zip(context.lanes, promotes, strict=True))
 
-    def _store(self, context: ChunkContext, layer: int, lanes: Lanes, cells: list[Cell]) -> None:
-        key, value = context.keys[layer], context.values[layer]
-        assert key is not None and value is not None, "commit needs a pass"
-        tokens, fresh = self.shape.tokens, {cell.write: index for index, cell in enumerate(cells)}
-        new: dict[int, KV] = {}
-        for write in {cell.write for cell in lanes}:
-            if self.cache.holds(layer, write):
-                continue
-            if write in fresh:
-                span = slice(fresh[write] * tokens, (fresh[write] + 1) * tokens)
-                new[write] = (key[:, span], value[:, span])
-            elif (layer, write) in context.writes:
-                new[write] = context.writes[layer, write]
-            else:
-                new[write] = context.state.pending[layer, write]
+    def _store(self, context: ChunkContext, lanes: tuple[Lanes, ...], cells: list[Cell]) -> None:
+        """Free what is not wanted any more and write what is new, for all layers at once where they agree."""
+        wanted = map_layers(lambda row: frozenset(cell.write for cell in row), lanes)
+        for layer, writes in enumerate(wanted):
+            self.cache.retain(layer, writes)
+        common = frozenset.intersection(*wanted)
         with torch.no_grad():
-            self.cache.store(layer, (cell.write for cell in lanes), new)
+            shared = {cell.write: self._part(context, index) for index, cell in enumerate(cells)
+                      if cell.write in common}  # fmt: skip
+            self.cache.store_all(shared)
+            fresh = {cell.write: index for index, cell in enumerate(cells)}
+            for layer, writes in enumerate(wanted):
+                missing = [write for write in sorted(writes) if not self.cache.holds(layer, write)]
+                new = {write: self._made(context, layer, write, fresh) for write in missing}
+                if new:
+                    self.cache.store(layer, writes, new)
+
+    def _part(self, context: ChunkContext, index: int) -> tuple[list[Tensor], list[Tensor]]:
+        """A latent frame of the chunk: keys and values of every layer."""
+        span = slice(index * self.shape.tokens, (index + 1) * self.shape.tokens)
+        keys = [key[:, span] for key in context.keys if key is not None]
+        values = [value[:, span] for value in context.values if value is not None]
+        assert len(keys) == len(values) == self.shape.layers, "commit needs a pass"
+        return keys, values
+
+    def _made(self, context: ChunkContext, layer: int, write: int, fresh: dict[int, int]) -> KV:
+        """Contents that are not in the cache yet."""
+        if write in fresh:
+            keys, values = self._part(context, fresh[write])
+            return keys[layer], values[layer]
+        if (layer, write) in context.writes:
+            return context.writes[layer, write]
+        return context.state.pending[layer, write]
 
     # Commands
 

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from cf_app.memory.context import Source, query_table
-from cf_app.memory.kv_cache import KV, Workspace, new_write
+from cf_app.memory.kv_cache import KV, new_write
 from cf_app.memory.lanes import Cell, Lanes, Read, read
 from cf_app.memory.policy import Rule
 from cf_app.memory.state import MemoryState, map_layers
+from cf_app.memory.workspace import Workspace
 from cf_app.model.rope import rotate
 
 

@@ -2,7 +2,8 @@
 
 "fused": queries, keys and values of self-attention by one matrix product instead of three. "compiled": norms, gates and
 feed-forward layers of a block by torch.compile; attention stays as it is, because what it reads changes from chunk to
-chunk. Compiling needs a C++ compiler on CPUs, Triton on GPUs, and some seconds at the first chunk.
+chunk. Compiling needs a C++ compiler on CPUs, Triton on GPUs, and some seconds at the first chunk. "graphs": passes are
+recorded and played back (``graphs.py``), on a GPU; the engine does that.
 """
 
 from __future__ import annotations
@@ -43,13 +44,14 @@ def compile_blocks(transformer: WanTransformer3DModel, backend: str = "inductor"
 
 
 SPEEDUPS: dict[str, Callable[[WanTransformer3DModel], None]] = {"fused": fuse, "compiled": compile_blocks}
+NAMES = (*SPEEDUPS, "graphs")
 
 
 def accelerate(transformer: WanTransformer3DModel, names: Sequence[str]) -> None:
     """Apply some of ``SPEEDUPS``, in their order; ValueError for an unknown name, before anything is changed."""
-    unknown = [name for name in names if name not in SPEEDUPS]
+    unknown = [name for name in names if name not in NAMES]
     if unknown:
-        raise ValueError(f"speed is {', '.join(unknown)}, expected some of {', '.join(SPEEDUPS)}")
+        raise ValueError(f"speed is {', '.join(unknown)}, expected some of {', '.join(NAMES)}")
     for name, apply in SPEEDUPS.items():
         if name in names:
             apply(transformer)
