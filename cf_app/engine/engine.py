@@ -29,8 +29,8 @@ from cf_app.memory.manager import SlowFastMemory
 from cf_app.memory.policy import Policy, check_policy, policy_from_dict
 from cf_app.model.causal_wan import WanTransformer3DModel, make_causal, token_grid
 from cf_app.model.graphs import CudaRecorder, RecordedPasses, Recorder
-from cf_app.model.kernels import Kernel, choose
-from cf_app.model.speed import accelerate
+from cf_app.model.kernels import Kernel, choose, eight_bit
+from cf_app.model.speed import accelerate, attend_by, compiled_rotation
 from cf_app.model.text_encoder import PromptEncoder
 
 
@@ -81,10 +81,21 @@ class Engine(ChunkMaker):
             raise ValueError(f'speed "graphs" needs a CUDA GPU, the model is on {self.device}: leave it out')
         if "graphs" in names and self._workspace.lean:
             raise ValueError('speed "graphs" needs a workspace for every layer: leave it out, or "lean" of --quant')
+        kernel = eight_bit(self.device) if "attention8" in names else self.kernel
         accelerate(self.transformer, names)
+        if kernel is not self.kernel:
+            self.kernel = kernel
+            attend_by(self.transformer, kernel.attend)
+        if "compiled" in names:
+            self._workspace.rotate = compiled_rotation()
         if "graphs" in names:
             self.record(CudaRecorder())
         self.speedups = tuple(names)
+
+    @property
+    def running_by(self) -> str:
+        """Attention kernel and speed-ups in use, for people: such as "cuDNN SDPA, fused, compiled, graphs"."""
+        return ", ".join((self.kernel.name, *self.speedups))
 
     def record(self, recorder: Recorder) -> None:
         """Make passes by recordings from now on."""

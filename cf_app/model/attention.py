@@ -101,6 +101,26 @@ def _normed(norm: torch.nn.RMSNorm, x: Tensor, heads: int) -> Tensor:
     return _split(norm(x.to(norm.weight.dtype)).to(x.dtype), heads)
 
 
+def _normed_and_rotated(norm: torch.nn.RMSNorm, x: Tensor, heads: int, table: Tensor) -> Tensor:
+    return rotate(_normed(norm, x, heads), table)
+
+
+@dataclass(frozen=True)
+class Pointwise:
+    """What attention does number by number, exchangeable for compiled forms (``model/speed.py``).
+
+    Attributes:
+        normed: (norm, [B, S, dim], heads) -> [B, S, H, D].
+        rotated: the same and a rotation, complex [S, D/2], of what comes out.
+    """
+
+    normed: Callable[[torch.nn.RMSNorm, Tensor, int], Tensor] = _normed
+    rotated: Callable[[torch.nn.RMSNorm, Tensor, int, Tensor], Tensor] = _normed_and_rotated
+
+
+PLAIN_POINTWISE = Pointwise()
+
+
 def _out(attn: WanAttention, x: Tensor) -> Tensor:
     return attn.to_out[1](attn.to_out[0](x.flatten(2)))
 
@@ -112,6 +132,7 @@ class CausalSelfAttention(WanAttnProcessor):
         super().__init__()
         self.layer = layer
         self.kernel = kernel
+        self.pointwise = PLAIN_POINTWISE
 
     def __call__(
         self,
@@ -130,9 +151,9 @@ class CausalSelfAttention(WanAttnProcessor):
         else:
             query, key, value = attn.to_q(x), attn.to_k(x), attn.to_v(x)
         value = _split(value, attn.heads)
-        query, key = _normed(attn.norm_q, query, attn.heads), _normed(attn.norm_k, key, attn.heads)
+        key = self.pointwise.normed(attn.norm_k, key, attn.heads)
         keys, values = rotary_emb.extend(self.layer, key, value)
-        query = rotate(query, rotary_emb.query_rope)
+        query = self.pointwise.rotated(attn.norm_q, query, attn.heads, rotary_emb.query_rope)
         if isinstance(rotary_emb, WatchedContext):
             rotary_emb.watch(self.layer, query, keys)
         out = self.kernel(query, keys, values, rotary_emb.mask)
@@ -149,6 +170,7 @@ class TextCrossAttention(WanAttnProcessor):
         super().__init__()
         self.layer = layer
         self.kernel = kernel
+        self.pointwise = PLAIN_POINTWISE
 
     def __call__(
         self,
@@ -163,7 +185,7 @@ class TextCrossAttention(WanAttnProcessor):
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
         key, value = encoder_hidden_states.keys[self.layer], encoder_hidden_states.values[self.layer]
         x = hidden_states.reshape(key.shape[0], -1, hidden_states.shape[-1])
-        query = _normed(attn.norm_q, attn.to_q(x), attn.heads)
+        query = self.pointwise.normed(attn.norm_q, attn.to_q(x), attn.heads)
         return _out(attn, self.kernel(query, key, value, None)).reshape(hidden_states.shape)
 
 
@@ -185,6 +207,7 @@ __all__ = [
     "Attend",
     "CausalSelfAttention",
     "KVContext",
+    "Pointwise",
     "SelfContext",
     "TextCrossAttention",
     "TextKV",

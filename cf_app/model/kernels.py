@@ -1,8 +1,10 @@
 """Which attention kernel a device gets: by table, the choice has a name that can be shown.
 
-All are exact softmax attention; they differ in the order of sums. The table follows published timings on H100 (heads of
-128: FlashAttention 3 and cuDNN about 600 TFLOP/s, FlashAttention 2 about 370); ``benchmark --random-weights`` measures
-all that a machine has.
+All but one are exact softmax attention; they differ in the order of sums. The table follows published timings on H100
+(heads of 128: FlashAttention 3 and cuDNN about 600 TFLOP/s, FlashAttention 2 about 370); ``benchmark --random-weights``
+measures all that a machine has. The one, 8-bit attention, is taken only where it is asked for: by FlashAttention 3, the
+one kernel that has it and can be called from here. PyTorch's own attention has none, and products of 8-bit matrices
+(``torch._scaled_mm``) would have to write all scores to memory, which takes longer than they save.
 """
 
 from __future__ import annotations
@@ -59,6 +61,43 @@ def flash(function: Callable[..., Any]) -> Attend:
         return result
 
     return run
+
+
+def flash8(function: Callable[..., Any]) -> Attend:
+    """Attention in 8-bit floats (e4m3) by FlashAttention 3, with a scale for each head of each sample."""
+
+    def run(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        if mask is not None or query.dtype not in (torch.bfloat16, torch.float16):
+            return attend(query, key, value, mask)
+        (query8, q_descale), (key8, k_descale), (value8, v_descale) = map(to_fp8, (query, key, value))
+        out = function(query8, key8, value8, q_descale=q_descale, k_descale=k_descale, v_descale=v_descale)
+        result: Tensor = out[0] if isinstance(out, tuple) else out
+        return result.to(query.dtype)
+
+    return run
+
+
+def to_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """[B, S, H, D] in e4m3, and what to multiply it with: float32 [B, H]."""
+    most = torch.finfo(torch.float8_e4m3fn).max
+    scale = x.abs().amax((1, 3)).float().clamp(min=1e-12) / most
+    return (x.float() / scale[:, None, :, None]).clamp(-most, most).to(torch.float8_e4m3fn), scale
+
+
+def eight_bit(device: torch.device) -> Kernel:
+    """8-bit attention.
+
+    Raises:
+        ValueError: there is none on this machine.
+    """
+    fits = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
+    if not fits or find_spec("flash_attn_interface") is None:
+        raise ValueError(
+            'speed "attention8" needs a GPU of compute capability 9 (H100, H200) and FlashAttention 3 (the package '
+            "flash_attn_interface): leave it out"
+        )
+    function = importlib.import_module("flash_attn_interface").flash_attn_func
+    return Kernel("FlashAttention 3, 8-bit", flash8(function))
 
 
 def available(device: torch.device) -> tuple[Kernel, ...]:

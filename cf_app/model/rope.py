@@ -87,3 +87,10 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     """
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)).contiguous())
     return torch.view_as_real(pairs * table[..., None, :]).flatten(-2).to(x.dtype)
+
+
+def rotate_real(x: Tensor, table: Tensor) -> Tensor:
+    """``rotate`` in real numbers, which compilers understand; ``table`` as ``torch.view_as_real`` has it."""
+    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = table[..., None, :, 0], table[..., None, :, 1]
+    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2).to(x.dtype)

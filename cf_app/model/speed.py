@@ -1,19 +1,25 @@
 """Faster forms of the same transformer. Each changes modules in place and, but for rounding, nothing that they compute.
 
-"fused": queries, keys and values of self-attention by one matrix product instead of three. "compiled": norms, gates and
-feed-forward layers of a block by torch.compile; attention stays as it is, because what it reads changes from chunk to
-chunk. Compiling needs a C++ compiler on CPUs, Triton on GPUs, and some seconds at the first chunk. "graphs": passes are
-recorded and played back (``graphs.py``), on a GPU; the engine does that.
+"fused": queries, keys and values of self-attention by one matrix product instead of three. "compiled": what works
+number by number goes through torch.compile: norms, gates and feed-forward layers of a block, RMS norm and rotation inside its
+attentions. What attention reads changes from chunk to chunk and stays as it is. It needs a C++ compiler on CPUs,
+Triton on GPUs, and some seconds at the first chunk; all blocks share what is compiled. "graphs": passes are recorded
+and played back (``graphs.py``), on a GPU. "attention8": self-attention in 8-bit floats (``kernels.py``), the one that
+changes what comes out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from cf_app.model.attention import Attend, Pointwise
 from cf_app.model.causal_wan import WanTransformer3DModel
+from cf_app.model.rope import rotate_real
 
 
 def fuse(transformer: WanTransformer3DModel) -> None:
@@ -35,16 +41,45 @@ def fuse(transformer: WanTransformer3DModel) -> None:
             del attention.to_q, attention.to_k, attention.to_v  # else they would take their room twice
 
 
-def compile_blocks(transformer: WanTransformer3DModel, backend: str = "inductor") -> None:
-    """Compile each block around its two attentions."""
+Backend = str | Callable[..., Any]
+
+
+def compile_blocks(transformer: WanTransformer3DModel, backend: Backend = "inductor") -> None:
+    """Compile each block around its two attentions, and what is pointwise within these."""
+    normed = torch.compile(_normed, backend=backend)
+    turned = torch.compile(_normed_and_turned, backend=backend)
+
+    def rotated(norm: nn.RMSNorm, x: Tensor, heads: int, table: Tensor) -> Tensor:
+        return turned(x, norm.weight, _eps(norm), heads, torch.view_as_real(table))
+
+    pointwise = Pointwise(lambda norm, x, heads: normed(x, norm.weight, _eps(norm), heads), rotated)
     for block in transformer.blocks:
         for attention in (block.attn1, block.attn2):
+            attention.processor.pointwise = pointwise
             attention.forward = torch.compiler.disable(attention.forward)
         block.compile(backend=backend, dynamic=False)
 
 
+def compiled_rotation(backend: Backend = "inductor") -> Callable[[Tensor, Tensor], Tensor]:
+    """``rope.rotate``, compiled."""
+    turn = torch.compile(rotate_real, backend=backend)
+    return lambda x, table: turn(x, torch.view_as_real(table))
+
+
+def _normed(x: Tensor, weight: Tensor, eps: float, heads: int) -> Tensor:
+    return F.rms_norm(x.to(weight.dtype), weight.shape, weight, eps).to(x.dtype).unflatten(-1, (heads, -1))
+
+
+def _normed_and_turned(x: Tensor, weight: Tensor, eps: float, heads: int, table: Tensor) -> Tensor:
+    return rotate_real(_normed(x, weight, eps, heads), table)
+
+
+def _eps(norm: nn.RMSNorm) -> float:
+    return torch.finfo(torch.float32).eps if norm.eps is None else norm.eps
+
+
 SPEEDUPS: dict[str, Callable[[WanTransformer3DModel], None]] = {"fused": fuse, "compiled": compile_blocks}
-NAMES = (*SPEEDUPS, "graphs")
+NAMES = (*SPEEDUPS, "attention8", "graphs")
 
 
 def accelerate(transformer: WanTransformer3DModel, names: Sequence[str]) -> None:
@@ -55,3 +90,9 @@ def accelerate(transformer: WanTransformer3DModel, names: Sequence[str]) -> None
     for name, apply in SPEEDUPS.items():
         if name in names:
             apply(transformer)
+
+
+def attend_by(transformer: WanTransformer3DModel, kernel: Attend) -> None:
+    """Another kernel for self-attention."""
+    for block in transformer.blocks:
+        block.attn1.processor.kernel = kernel
