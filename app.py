@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import sys
+from dataclasses import replace
 
 if os.environ.get("SPACES_ZERO_GPU"):
     import spaces  # noqa: F401  on ZeroGPU it has to come before torch
@@ -15,7 +16,7 @@ from cf_app.terminal import quiet, told
 
 quiet()  # before torch and its libraries come in
 
-import cf_app  # noqa: E402
+from cf_app import weights  # noqa: E402
 from cf_app.engine.engine import Engine  # noqa: E402
 from cf_app.engine.worker import Worker  # noqa: E402
 from cf_app.space.segmented import SegmentedWorker  # noqa: E402
@@ -25,7 +26,7 @@ from cf_app.ui.gate import Limits  # noqa: E402
 from cf_app.ui.layout import Page, build_page  # noqa: E402
 from cf_app.ui.places import all_places  # noqa: E402
 from cf_app.ui.waiting import waiting_page  # noqa: E402
-from cf_app.weights import to_be_fetched  # noqa: E402
+from cf_app.wish import Wish  # noqa: E402
 
 BUFFER = 2  # chunks made ahead, at most, where nobody says how many
 
@@ -46,19 +47,12 @@ def load(options: argparse.Namespace) -> Engine:
     """The engine; while weights are downloaded, a page at the app's address says how far that is."""
     with contextlib.ExitStack() as stack:
         tells = [told]
-        if not options.random_weights and to_be_fetched(options.model):
+        if not options.random_weights and weights.to_be_fetched(options.model):
             tells.append(stack.enter_context(waiting_page(options.model, options.host, options.port)))
-        return cf_app.load(
-            options.model,
-            device="cuda" if on_zero_gpu() and options.device is None else options.device,
-            quant=options.quant,
-            vram=options.vram,
-            decoder=options.decoder,
-            lora=options.lora,
-            lora_scale=options.lora_scale,
-            random_weights=options.random_weights,
-            tell=lambda progress: [tell(progress) for tell in tells],
-        )
+        wish = Wish.told(options)
+        if on_zero_gpu() and wish.device is None:
+            wish = replace(wish, device="cuda")
+        return weights.load(wish, lambda progress: [tell(progress) for tell in tells])
 
 
 def speedups(options: argparse.Namespace) -> list[str]:

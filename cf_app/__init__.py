@@ -9,7 +9,7 @@
     for chunk in session.stream(seconds=20):
         chunk.frames  # uint8 [12, height, width, 3]
 
-``cf_app.load`` is ``cf_app.weights.load_engine``; its documentation is there.
+``cf_app.load`` is ``cf_app.weights.load_engine``; ``cf_app.wish.Wish`` describes what it takes.
 """
 
 from __future__ import annotations

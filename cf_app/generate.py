@@ -13,6 +13,7 @@ from cf_app.export import Mp4Writer
 from cf_app.media import read_start
 from cf_app.memory.policy import POLICIES, policy_from_dict
 from cf_app.terminal import told
+from cf_app.wish import Wish
 
 DEFAULT_SECONDS = 20.0
 
@@ -48,18 +49,9 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    import cf_app
+    from cf_app import weights
 
-    engine = cf_app.load(
-        arguments.model,
-        device=arguments.device,
-        quant=arguments.quant,
-        vram=arguments.vram,
-        decoder=arguments.decoder,
-        lora=arguments.lora,
-        lora_scale=arguments.lora_scale,
-        tell=told,
-    )
+    engine = weights.load(Wish.told(arguments), told)
     timeline = _read(arguments.timeline, engine.geometry.chunk_seconds) if plan is None else plan
     chunks = _chunks(arguments.seconds, timeline, engine.geometry)
     unknown = sorted({word for cue in timeline.cues for part in cue.parts for word in engine.unknown_words(part[0])})

@@ -25,9 +25,10 @@ from cf_app.model.checkpoints import lora_state, read_file
 from cf_app.model.lora import attach_lora
 from cf_app.model.quantize import quantize_linears
 from cf_app.model.text_encoder import TextEncoder, UMT5EncoderModel
-from cf_app.placement import Placement, estimate, listed, placement_of, sizes_of, sizes_of_student, with_decoder
+from cf_app.placement import Placement, Sizes, estimate, listed, placement_of, sizes_of, sizes_of_student, with_decoder
 from cf_app.room import BASE_FOLDERS, check_student, pick_placement
 from cf_app.students import STUDENTS, WAN_BASE, WAN_BASE_REVISION
+from cf_app.wish import Wish
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "weights"
 CONFIG_FILE = convert.CONFIG_FILE
@@ -52,48 +53,45 @@ def load_engine(
     """Load a model and return the engine that runs it.
 
     Args:
-        model: folder or file of a checkpoint, name of a released student (downloaded and converted at the first time),
-            or None for the embedded model.
-        device: "cpu", "cuda", ... ; None takes a GPU where there is one.
-        dtype: "float32" or "bfloat16" for the transformer; None takes what the device runs best.
-        quant: "none", "int8", "nf4", "fp8", a choice per component ("transformer=int8,text=nf4,kv=fp8,lean"), or
-            "auto", the best that fits the card.
-        vram: gigabytes of the card to use, all that are free by default.
-        threads: CPU threads of an operation (of the whole process); None leaves half of the cores for decoding.
-        decoder: file of taehv weights (taew2_1) to decode with instead of the model's own autoencoder.
-        lora: file of a LoRA, put beside the weights; ``lora_scale`` times ``lora_alpha`` / rank is its strength, and
-            None takes an alpha equal to the rank. ``python -m cf_app convert --lora`` merges one instead.
-        random_weights: a released student at full size without its weights, to measure; ``decoder`` is "wan" or "tiny".
         tell: hears how far downloads are and what has been chosen.
+
+    The others are the attributes of ``cf_app.wish.Wish``, described there.
+
+    Raises:
+        ValueError: as ``load``.
+    """
+    wish = Wish(model, device, dtype, quant, vram, threads, decoder, lora, lora_scale, lora_alpha, random_weights)
+    return load(wish, tell)
+
+
+def load(wish: Wish, tell: hub.Tell = hub.silent) -> Engine:
+    """The engine that somebody wishes for.
 
     Raises:
         ValueError: unknown model, missing or damaged files, unknown scheme, too little room, a LoRA for another model;
             one line that says what to do.
     """
-    place = pick_device(device)
-    kind = pick_dtype(dtype, place)
-    if quant != "auto":
-        placement_of(quant)
-    set_threads(threads, place)
-    adapter = None if lora is None else Adapter(Path(lora), lora_scale, lora_alpha)
-    if random_weights:
-        return _random(model, place, kind, quant, vram, decoder, tell)
-    _check_before_download(model, place, kind, quant, vram, decoder)
-    folder = find_folder(model, tell)
+    place = pick_device(wish.device)
+    kind = pick_dtype(wish.dtype, place)
+    if wish.quant != "auto":
+        placement_of(wish.quant)
+    set_threads(wish.threads, place)
+    adapter = None if wish.lora is None else Adapter(Path(wish.lora), wish.lora_scale, wish.lora_alpha)
+    if wish.random_weights:
+        return _random(wish, place, kind, tell)
+    _check_before_download(wish, place, kind)
+    folder = find_folder(wish.model, tell)
     config = read_config(folder)
     parts = find_parts(folder, config, tell)
-    placement, free = pick_placement(
-        config.name,
-        lambda: with_decoder(sizes_of(parts, config), decoder),
-        place,
-        quant,
-        vram,
-        wide=kind == torch.float32,
-    )
-    if place.type != "cpu" or vram is not None:
-        needs = estimate(with_decoder(sizes_of(parts, config), decoder), placement, wide=kind == torch.float32)
-        tell(hub.Progress(_choice(config.name, place, placement, needs, free)))
-    return load_parts(config, parts, place, kind, placement, decoder, adapter)
+
+    def sizes() -> Sizes:
+        return with_decoder(sizes_of(parts, config), wish.decoder)
+
+    wide = kind == torch.float32
+    placement, free = pick_placement(config.name, sizes, place, wish.quant, wish.vram, wide=wide)
+    if place.type != "cpu" or wish.vram is not None:
+        tell(hub.Progress(_choice(config.name, place, placement, estimate(sizes(), placement, wide=wide), free)))
+    return load_parts(config, parts, place, kind, placement, wish.decoder, adapter)
 
 
 @dataclass(frozen=True)
@@ -105,23 +103,15 @@ class Adapter:
     alpha: float | None = None
 
 
-def _random(
-    model: str | Path | None,
-    place: torch.device,
-    kind: torch.dtype,
-    quant: str,
-    vram: float | None,
-    decoder: str | None,
-    tell: hub.Tell,
-) -> Engine:
+def _random(wish: Wish, place: torch.device, kind: torch.dtype, tell: hub.Tell) -> Engine:
     from cf_app.random_weights import check_decoder, random_engine, student_named
 
-    student = student_named("" if model is None else str(model))
-    kind_of_decoder = check_decoder(decoder or "wan")
+    student = student_named("" if wish.model is None else str(wish.model))
+    kind_of_decoder = check_decoder(wish.decoder or "wan")
     sizes = replace(sizes_of_student(student), text=0.0)  # its text states are random, too
     sizes = with_decoder(sizes, None if kind_of_decoder == "wan" else kind_of_decoder)
     wide = kind == torch.float32
-    placement, free = pick_placement(student.name, lambda: sizes, place, quant, vram, wide=wide)
+    placement, free = pick_placement(student.name, lambda: sizes, place, wish.quant, wish.vram, wide=wide)
     tell(hub.Progress(_choice(student.name, place, placement, estimate(sizes, placement, wide=wide), free)))
     return random_engine(student, place, kind, placement, kind_of_decoder)
 
@@ -141,24 +131,17 @@ def to_be_fetched(model: str | Path | None) -> bool:
     return there is None or convert.converted(STUDENTS[str(model)]) is None
 
 
-def _check_before_download(
-    model: str | Path | None,
-    place: torch.device,
-    kind: torch.dtype,
-    quant: str,
-    vram: float | None,
-    decoder: str | None,
-) -> None:
+def _check_before_download(wish: Wish, place: torch.device, kind: torch.dtype) -> None:
     """Everything that can be known to go wrong before gigabytes are fetched."""
-    if decoder is not None and not Path(decoder).is_file():
-        raise ValueError(f"decoder is {decoder!r}, expected a file of taehv weights (taew2_1.pth)")
-    name = str(model)
-    if model is None or name not in STUDENTS or Path(model).is_dir():
+    if wish.decoder is not None and not Path(wish.decoder).is_file():
+        raise ValueError(f"decoder is {wish.decoder!r}, expected a file of taehv weights (taew2_1.pth)")
+    name = str(wish.model)
+    if wish.model is None or name not in STUDENTS or Path(name).is_dir():
         return
     student = STUDENTS[name]
-    sizes = with_decoder(sizes_of_student(student), decoder)
-    pick_placement(name, lambda: sizes, place, quant, vram, wide=kind == torch.float32)
-    if to_be_fetched(model):
+    sizes = with_decoder(sizes_of_student(student), wish.decoder)
+    pick_placement(name, lambda: sizes, place, wish.quant, wish.vram, wide=kind == torch.float32)
+    if to_be_fetched(name):
         check_student(student, place)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-import cf_app
+from cf_app import weights
 from cf_app.cli import main
 from cf_app.engine.engine import Engine
 from cf_app.export import Mp4Writer
@@ -21,7 +21,7 @@ from tests.tiny import EXAMPLES, tiny_engine
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loads a tiny model, whatever is asked for."""
-    monkeypatch.setattr(cf_app, "load", lambda *arguments, **options: tiny_engine())
+    monkeypatch.setattr(weights, "load", lambda *arguments: tiny_engine())
 
 
 def pictures(path: Path) -> list[np.ndarray]:

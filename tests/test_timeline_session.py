@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import cf_app
-from cf_app import cli, generate
+from cf_app import cli, generate, weights
 from cf_app.engine.engine import Engine
 from cf_app.engine.messages import Applied, ChunkReady, Ended, Event, Play, SetMemory, SetPrompt, SetSeed, SetTimeline
 from cf_app.engine.timeline import PromptCue, Timeline, Transition
@@ -110,7 +109,7 @@ def test_the_command_line_makes_the_same_pixels(
         def write(self, frames: np.ndarray) -> None:
             written.append(frames)
 
-    monkeypatch.setattr(cf_app, "load", lambda *_, **__: engine)
+    monkeypatch.setattr(weights, "load", lambda *_: engine)
     monkeypatch.setattr(generate, "Mp4Writer", Writer)
     story = tmp_path / "story.json"
     story.write_text(dumps(plan), encoding="utf-8")
