@@ -1,7 +1,7 @@
 """Faster forms of the same transformer. Each changes modules in place and, but for rounding, nothing that they compute.
 
 "fused": queries, keys and values of self-attention by one matrix product instead of three. "compiled": torch.compile
-for what works number by number: norms, gates and feed-forward layers of a block, RMS norm and rotation inside attention.
+for what works number by number: norms, gates and feed-forward layers of a block, norm and rotation inside attention.
 What attention reads changes from chunk to chunk and stays as it is. It needs a C++ compiler on CPUs, Triton on GPUs,
 and some seconds at the first chunk; all blocks share what is compiled. "graphs": passes are recorded and played back
 (``graphs.py``), on a GPU. "attention8": self-attention in 8-bit floats (``kernels.py``), the one that changes what
