@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from cf_app.engine.engine import Engine
 from cf_app.engine.messages import (
@@ -31,7 +33,7 @@ from cf_app.engine.timeline import PromptCue, Timeline
 from cf_app.engine.timeline_markers import EndMark, PauseMark, SeedMark
 from cf_app.engine.worker import Worker
 from tests.tiny import tiny_engine
-from tests.worker_events import BLUE, PATIENCE, RED, following, next_chunks, until
+from tests.worker_events import BLUE, PATIENCE, RED, chunks_of, following, next_chunks, until
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +184,71 @@ def test_a_failure_pauses_and_can_be_repeated(stage: str, worker: Worker, monkey
     worker.send(session, Play())
     got += next_chunks(worker, session, 6 - len(got))
     assert all(np.array_equal(a.frames, b.frames) for a, b in zip(got, expected, strict=True))
+
+
+@pytest.mark.parametrize("stage", ["denoise", "clean pass", "decode"])
+def test_out_of_memory_leaves_all_as_it_was_and_says_what_to_do(
+    stage: str, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = worker.engine
+    expected = list(engine.new_session(RED, 1).stream(chunks=6))
+    session = worker.open(RED, 1)
+    worker.send(session, Play())
+    got = next_chunks(worker, session, 2)
+    passes, model, decode = len(engine.schedule), engine.transformer.proj_out.forward, engine.vae.decode
+    taken: list[int] = []  # passes of the model since the card is full
+
+    def full(*arguments: Tensor) -> object:
+        taken.append(len(taken))
+        if stage == "clean pass" and len(taken) % (passes + 1):
+            return model(*arguments)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of ...")
+
+    worker.send(session, Pause())
+    got += chunks_of(until(worker, session, lambda event: event == StateChanged(session, "paused")))
+    before, held = worker.state(session), worker._desks[session].session.memory.snapshot()
+    with monkeypatch.context() as patch:
+        if stage == "decode":
+            patch.setattr(engine.vae, "decode", full)
+        else:
+            patch.setattr(engine.transformer.proj_out, "forward", full)
+        worker.send(session, Resume())
+        events = until(worker, session, Failed)
+        got += chunks_of(events)
+        text = events[-1].message  # type: ignore[union-attr]
+        assert "out of memory" in text and "memory smaller" in text and "play on" in text and "\n" not in text
+        assert not events[-1].fatal  # type: ignore[union-attr]
+        assert following(worker, session) == StateChanged(session, "paused")
+        if stage != "decode":  # a chunk whose pictures are missing has its place in the memory already
+            assert worker.state(session).chunk == before.chunk
+            assert worker._desks[session].session.memory.snapshot() == held
+    assert engine.vae.decode == decode and worker.state(session).prompt == RED
+    worker.send(session, Resume())
+    got += next_chunks(worker, session, 6 - len(got))
+    assert [chunk.chunk for chunk in got] == list(range(6))
+    assert all(np.array_equal(a.frames, b.frames) for a, b in zip(got, expected, strict=True))
+
+
+def test_after_out_of_memory_the_memory_can_be_made_smaller(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = worker.open(RED, 1)
+    other = worker.open(BLUE, 2)
+    worker.send(session, Play())
+    next_chunks(worker, session, 3)
+    forward = worker.engine.transformer.proj_out.forward
+
+    def full(x: Tensor) -> Tensor:
+        desk = worker._desks[session]
+        if desk.busy_with is not None and desk.session.memory.policy.slow > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(x)
+
+    monkeypatch.setattr(worker.engine.transformer.proj_out, "forward", full)
+    until(worker, session, Failed)
+    worker.send(session, SetMemory({"slow": 3}))
+    worker.send(session, Resume())
+    assert next_chunks(worker, session, 2)[-1].snapshot.slow == 3
+    worker.send(other, Play())
+    assert next_chunks(worker, other, 1)[0].prompt == BLUE
 
 
 def test_markers(worker: Worker) -> None:
