@@ -159,7 +159,8 @@ def _ceiling_line(found: dict[str, Any]) -> str:
 
 def _title(row: dict[str, Any]) -> str:
     if row["kind"] == "peer":
-        return f"{Path(row['path']).name}, {row['visible'] - 3}+3"
+        name = row["found"].get("peer", Path(row["path"]).name)
+        return f"{name}, {row['visible'] - 3}+3"
     speed = f" ({'+'.join(row['speed'])})" if row["speed"] else ""
     return f"{row['visible']}, {row['precision']}, {row['decoder']} decoder{speed}"
 

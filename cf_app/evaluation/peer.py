@@ -1,14 +1,21 @@
-"""Times a peer's own model and pipeline from a checkout: Self-Forcing, and what keeps its layout. None of it is copied.
+"""Times a peer's own model from a checkout: Self-Forcing, Context Forcing, FlashDreams. None of it is copied.
 
 Random weights, real sizes. What a checkout wants and timing does not need (the text encoder's files, the demo's memory
 helpers) is replaced by stand-ins before its modules are imported; its attention, model, cache and pipeline run as they
-are. A checkout is: ``pipeline/causal_inference.py``, ``utils/wan_wrapper.py``, ``wan/modules/causal_model.py``.
+are. Which peer it is says the checkout itself:
+
+- Self-Forcing and what keeps its layout: ``pipeline/causal_inference.py``, ``utils/wan_wrapper.py``,
+  ``wan/modules/causal_model.py``;
+- Context Forcing's release: ``pipeline/causal_long_inference.py`` beside these, run with the sizes of its own
+  configuration (a sink of 3, 6 in the window, slow memory between them);
+- FlashDreams: ``flashdreams/recipes/wan/transformer/wan21.py``, see ``peer_flashdreams.py``.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+import tempfile
 import time
 import types
 from collections.abc import Callable
@@ -18,10 +25,14 @@ from typing import Any
 
 import torch
 
+from cf_app.evaluation.peer_flashdreams import flashdreams_at, measure_flashdreams
+
 NEEDED = ("pipeline/causal_inference.py", "utils/wan_wrapper.py", "wan/modules/causal_model.py")
+LONG = "pipeline/causal_long_inference.py"
 HAS_EINOPS = find_spec("einops") is not None
 KIND = torch.bfloat16  # what its attention casts to
 HEADS, WIDTH = 12, 1536  # its pipeline has them as literals
+SINK, WINDOW = 3, 6  # latent frames, of Context Forcing's released configuration
 
 
 def measure_peer(path: Path, visible: int, report: Callable[..., None], *, tiny: bool) -> None:
@@ -30,14 +41,29 @@ def measure_peer(path: Path, visible: int, report: Callable[..., None], *, tiny:
     Raises:
         ValueError: there is no such checkout in ``path``.
     """
-    missing = [name for name in NEEDED if not (path / name).is_file()]
+    with tempfile.TemporaryDirectory(prefix="peer-") as folder:
+        root = flashdreams_at(path, Path(folder))
+        if root is not None:
+            measure_flashdreams(root, visible, report, tiny=tiny)
+        else:
+            _measure_checkout(path, visible, report, tiny=tiny)
+
+
+def _measure_checkout(path: Path, visible: int, report: Callable[..., None], *, tiny: bool) -> None:
+    long = (path / LONG).is_file()
+    missing = [name for name in (NEEDED[1:] if long else NEEDED) if not (path / name).is_file()]
     if missing:
-        raise ValueError(f"{path} is no checkout of Self-Forcing's layout: {missing[0]} is not there")
+        raise ValueError(
+            f"{path} is no checkout of Self-Forcing's or Context Forcing's layout, nor FlashDreams: "
+            f"{missing[0]} is not there"
+        )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     _stand_ins(path)
-    pipeline = _pipeline(visible, device, tiny)
+    pipeline = _pipeline(visible, device, tiny, long=long)
     size = (8, 8) if tiny else (60, 104)
     pipeline.frame_seq_length = size[0] * size[1] // 4
+    if long:
+        pipeline.kv_cache_size = visible * pipeline.frame_seq_length
     chunks = visible // 3 + (1 if tiny else 6)
     watch = _Watch(pipeline, len(pipeline.denoising_step_list) + 1)
     noise = torch.randn(1, 3 * chunks, 16, *size, device=device, dtype=KIND)
@@ -49,6 +75,7 @@ def measure_peer(path: Path, visible: int, report: Callable[..., None], *, tiny:
     decode = None if watch.decoded is None else watch.decoded / chunks
     total = denoise + context + (decode or 0.0)
     report(
+        peer="Context Forcing" if long else "Self-Forcing",
         stage_ms={"denoise": denoise, "context": context, "memory": None, "decode": decode, "encode": None},
         chunk_ms=total,
         fps=12000 / total,
@@ -128,39 +155,46 @@ def _module(name: str, **contents: Any) -> None:
     sys.modules[name] = module
 
 
-def _pipeline(visible: int, device: torch.device, tiny: bool) -> Any:
+def _pipeline(visible: int, device: torch.device, tiny: bool, *, long: bool) -> Any:
     model, attention = importlib.import_module("wan.modules.model"), importlib.import_module("wan.modules.attention")
     if not (attention.FLASH_ATTN_2_AVAILABLE or attention.FLASH_ATTN_3_AVAILABLE):
         model.flash_attention = attention.attention  # its own way through PyTorch's attention
     causal = importlib.import_module("wan.modules.causal_model")
     layers, wide = (2, 64) if tiny else (30, 8960)
 
-    def build(_: str, local_attn_size: int = -1, sink_size: int = 0) -> Any:
+    def build(_: str, **options: Any) -> Any:
         sizes = {"dim": WIDTH, "ffn_dim": wide, "num_heads": HEADS, "num_layers": layers, "freq_dim": 256}
-        made = causal.CausalWanModel(
-            model_type="t2v", local_attn_size=local_attn_size, sink_size=sink_size, in_dim=16, out_dim=16, **sizes
-        )
+        made = causal.CausalWanModel(model_type="t2v", in_dim=16, out_dim=16, **sizes, **options)
         torch.nn.init.normal_(made.head.head.weight, std=0.02)  # zeros at birth: latents would stay what they were
         return made
 
     causal.CausalWanModel.from_pretrained = build
     vae, decoder = _decoder(device)
-    module = importlib.import_module("pipeline.causal_inference")
+    module = importlib.import_module(f"pipeline.causal{'_long' if long else ''}_inference")
+    make = module.CausalLongInferencePipeline if long else module.CausalInferencePipeline
     wrapper = importlib.import_module("utils.wan_wrapper").WanDiffusionWrapper
+    memory = _released_memory(visible) if long else {"local_attn_size": visible}
     arguments = types.SimpleNamespace(
         denoising_step_list=[1000, 750, 500, 250],
         warp_denoising_step=True,
         num_frame_per_block=3,
         independent_first_frame=False,
         context_noise=0,
+        model_kwargs={"timestep_shift": 5.0, **memory},
     )
-    generator = wrapper(timestep_shift=5.0, is_causal=True, local_attn_size=visible).to(device, KIND)
+    generator = wrapper(is_causal=True, **arguments.model_kwargs).to(device, KIND)
     embeds = torch.randn(1, 512, 4096, device=device, dtype=KIND)
     text = _Stub(lambda text_prompts: {"prompt_embeds": embeds})
-    pipeline = module.CausalInferencePipeline(arguments, device, generator, text, vae)
+    pipeline = make(arguments, device, generator=generator, text_encoder=text, vae=vae)
     pipeline.vae.name = decoder
     pipeline.num_transformer_blocks = layers
     return pipeline.to(device)
+
+
+def _released_memory(visible: int) -> dict[str, Any]:
+    """What Context Forcing's released configuration says, for so many visible latent frames."""
+    sizes = {"local_attn_size": WINDOW, "sink_size": SINK, "rope_length": visible, "cache_size": visible}
+    return {**sizes, "keyframe_interval": 0, "num_new_context_tokens": 1, "keyframe_sample": "sim"}
 
 
 class _Stub(torch.nn.Module):
