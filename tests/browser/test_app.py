@@ -53,3 +53,23 @@ def test_the_whole_page_fits(address, open_page, width):
     page = open_page(address, width, 844)
     page.wait_for_timeout(500)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_all_of_it_is_on_a_laptop_screen_and_stays_there(address, open_page):
+    """1440 x 900: nothing below the fold, whether a block is chosen, words are unknown or a film plays."""
+    page = open_page(address, 1440, 900)
+    page.wait_for_timeout(500)
+    rooms = """() => ['.cf-screen', '#cf-prompt', '.mc', '.tl', '#cf-memory']
+      .map((place) => document.querySelector(place).getBoundingClientRect())
+      .map((box) => [box.left, box.top, box.right, box.bottom].map(Math.round))"""
+    before = page.evaluate(rooms)
+    screen, *others = [(right - left) * (bottom - top) for left, top, right, bottom in before]
+    assert screen > max(others) and before[0][3] - before[0][1] >= 340
+    assert max(bottom for _, _, _, bottom in before) <= 900
+    assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")
+    send(page, "a red ball and a velociraptor")
+    page.wait_for_function("document.querySelector('video').currentTime > 1", timeout=PATIENCE)
+    page.click(".tl-block", position={"x": 200, "y": 20})
+    page.wait_for_selector(".tl[data-inspect=cue]")
+    assert page.evaluate(rooms)[:4] == before[:4]
+    assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")
