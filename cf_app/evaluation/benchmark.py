@@ -1,7 +1,8 @@
 """`python -m cf_app benchmark`: measures what the README claims, and prints it with the hardware it was measured on.
 
 Engine: start, steady speed through the worker with decoding and encoding, milliseconds a stage, chunk 600 against
-chunk 30, growth of memory. `--page`: the same things as a visitor meets them, in Chromium. Numbers are never asserted.
+chunk 30, growth of memory. `--page`: the same things as a visitor meets them, in Chromium. `--table`: what each choice
+for the CPU pays. Numbers are never asserted.
 """
 from __future__ import annotations
 
@@ -24,11 +25,13 @@ PROMPT = "a red ball hops through the meadow by day, the camera sweeps"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the `benchmark` command."""
     parser.add_argument("--model", help="folder or name of a model (default: the one that comes along)")
-    parser.add_argument("--quant", default="none", help="quantization of the weights")
+    parser.add_argument("--quant", default="auto", help="quantization of the weights (default: the best that fits)")
     parser.add_argument("--chunks", type=int, default=80, help="chunks of the speed run (default %(default)s)")
     parser.add_argument("--long", action="store_true", help="also run 610 chunks: time and memory at 600 against 30")
     parser.add_argument("--page", action="store_true", help="also measure the page in Chromium")
     parser.add_argument("--play", type=float, default=120, help="seconds of playback that --page watches for stalls")
+    parser.add_argument("--table", action="store_true",
+                        help="instead, what every choice for speed pays: each switch by turns with what is shipped")
     parser.add_argument("--json", type=Path, help="write the numbers to this file, too")
     full = parser.add_argument_group("at full size, on a GPU, without downloads")
     full.add_argument("--random-weights", action="store_true", help="a released student's sizes, random parameters")
@@ -46,12 +49,14 @@ def run(arguments: argparse.Namespace) -> int:
         return full_size_run(arguments)
     if arguments.chunks < 8:
         raise ValueError(f"--chunks is {arguments.chunks}, expected at least 8: the first ones only warm up")
+    if arguments.table:
+        return table_run(arguments)
     result: dict[str, object] = {"hardware": hardware()}
     begun = time.perf_counter()
     engine = cf_app.load(arguments.model, quant=arguments.quant)
     result["load_s"] = time.perf_counter() - begun
     dtype = str(engine.kv_shape.dtype).removeprefix("torch.")
-    result["model"] = f"{engine.name}, {dtype}, quantization {engine.quantization}"
+    result["model"] = f"{engine.name}, {dtype}, quantization {engine.quantization}, {engine.running_by}"
     result |= speed(engine, arguments.chunks)
     if arguments.long:
         result |= endurance(engine, 610, tqdm)
@@ -62,6 +67,23 @@ def run(arguments: argparse.Namespace) -> int:
     tqdm.write(table(result))
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+def table_run(arguments: argparse.Namespace) -> int:
+    """The table of `switches.py`."""
+    from tqdm import tqdm
+
+    from . import switches
+
+    machine = hardware()
+    rows = []
+    chosen = switches.available()
+    for row in tqdm(switches.compare(arguments.model, chosen, arguments.chunks), total=len(chosen), unit="switch"):
+        rows.append(row)
+        if arguments.json:
+            arguments.json.write_text(json.dumps({"hardware": machine, "switches": rows}, indent=2) + "\n")
+    tqdm.write("\n".join([*(f"{name:<8}{value}" for name, value in machine.items()), *switches.table(rows)]))
     return 0
 
 
@@ -111,7 +133,7 @@ def resident_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def speed(engine, chunks: int) -> dict[str, object]:
+def speed(engine, chunks: int, *, overlap: bool = True) -> dict[str, object]:
     """Frames a second through the worker, decoding and encoding included, and the median of every stage.
 
     "panel" is what the server does a chunk for the memory panel: the snapshot as JSON, the thumbnails as JPEG.
@@ -122,7 +144,7 @@ def speed(engine, chunks: int) -> dict[str, object]:
     from cf_app.ui.run import jpeg_url
 
     geometry = engine.geometry
-    encoder, worker = ChunkEncoder(geometry.height, geometry.width, geometry.fps), Worker(engine)
+    encoder, worker = ChunkEncoder(geometry.height, geometry.width, geometry.fps), Worker(engine, overlap=overlap)
     session = worker.open(PROMPT, 1, chunks=chunks)
     begun, marks, stages = time.perf_counter(), [], []
     worker.send(session, Play())

@@ -49,7 +49,7 @@ def fragment(encoder: str, frames: list[av.VideoFrame], width: int, height: int,
 
 @lru_cache(maxsize=16)
 def h264_encoder(width: int, height: int, fps: int) -> str:
-    """The encoder for pictures of this size on this machine; tried at the first call, at once where there is no NVENC."""
+    """The encoder for pictures of this size on this machine. Tried at the first call; without NVENC that is quick."""
     return chosen(av.codecs_available, lambda encoder: seconds(encoder, width, height, fps))
 
 

@@ -1,0 +1,145 @@
+"""What each choice for speed pays on this machine: `python -m cf_app benchmark --table`.
+
+Every switch is measured by turns with what is shipped, in one process: shipped, switched, shipped, switched. Said are
+medians of pictures a second and of the time to the first picture, and their ratios; more than 1 means that the switch
+is faster. What a machine does meanwhile falls on both alike.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .benchmark import speed
+
+if TYPE_CHECKING:
+    from cf_app.engine.engine import Engine
+
+ROUNDS = 3
+Change = Callable[["Engine"], None]
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A choice that differs from what is shipped in one thing.
+
+    Attributes:
+        dtype: of the transformer; None as shipped.
+        threads: "one", "all" (cores), or "" as shipped, which is half of them.
+        change: what to do to an engine.
+        overlap: decode in a second thread, as shipped.
+    """
+
+    name: str
+    dtype: str | None = None
+    threads: str = ""
+    change: Change | None = None
+    overlap: bool = True
+
+
+def available() -> tuple[Switch, ...]:
+    """The switches of this machine: compiling needs a compiler."""
+    compiled = (Switch("compiled blocks", change=lambda engine: engine.accelerate(["compiled"])),)
+    return (
+        Switch("one thread for the transformer", threads="one"),
+        Switch("all cores for the transformer", threads="all"),
+        Switch("transformer in bfloat16", dtype="bfloat16"),
+        Switch("decoder in the other precision", change=_other_precision),
+        Switch("decoder not channels-last", change=_rows_first),
+        Switch("fused queries, keys, values", change=lambda engine: engine.accelerate(["fused"])),
+        Switch("decoding after denoising, not beside it", overlap=False),
+        Switch("first picture after its clean pass", change=_never_early),
+        *(compiled if shutil.which("c++") or shutil.which("g++") else ()),
+    )
+
+
+def _other_precision(engine: Engine) -> None:
+    import torch
+
+    vae: Any = engine.vae
+    vae.to(torch.float32 if vae.dtype == torch.bfloat16 else torch.bfloat16)
+
+
+def _rows_first(engine: Engine) -> None:
+    import torch
+
+    vae: Any = engine.vae
+    vae.to(memory_format=torch.contiguous_format)
+
+
+def _never_early(engine: Engine) -> None:
+    engine.early = lambda session, draft: None  # type: ignore[method-assign]  # as if it were not known
+
+
+def compare(
+    model: str | None, switches: Sequence[Switch], chunks: int, rounds: int = ROUNDS
+) -> Iterator[dict[str, Any]]:
+    """A row a switch: {name, shipped: {fps, first_chunk_s}, switched: the same, faster, first_sooner} or {problem}.
+
+    Args:
+        chunks: of every run, at least 8.
+        rounds: runs of each side.
+    """
+    shipped = Switch("as shipped")
+    for switch in switches:
+        try:
+            pair = (_made(model, shipped), _made(model, switch))
+            runs: tuple[list[dict[str, Any]], ...] = ([], [])
+            for _ in range(rounds):
+                for side, (engine, threads), found in zip((shipped, switch), pair, runs, strict=True):
+                    found.append(_run(engine, threads, chunks, overlap=side.overlap))
+        except (ValueError, RuntimeError) as error:
+            yield {"name": switch.name, "problem": str(error).strip().splitlines()[0]}
+            continue
+        before, after = map(_medians, runs)
+        yield {
+            "name": switch.name,
+            "threads": [threads for _, threads in pair],
+            "shipped": before,
+            "switched": after,
+            "faster": after["fps"] / before["fps"],
+            "first_sooner": before["first_chunk_s"] / after["first_chunk_s"],
+        }
+
+
+def _made(model: str | None, switch: Switch) -> tuple[Engine, int]:
+    """An engine, and the CPU threads that it shall run with."""
+    import os
+
+    import torch
+
+    import cf_app
+
+    counts = {"": None, "one": 1, "all": os.cpu_count() or 1}
+    engine = cf_app.load(model, dtype=switch.dtype, threads=counts[switch.threads])
+    if switch.change is not None:
+        switch.change(engine)
+    return engine, torch.get_num_threads()
+
+
+def _run(engine: Engine, threads: int, chunks: int, *, overlap: bool) -> dict[str, Any]:
+    import torch
+
+    torch.set_num_threads(threads)
+    return speed(engine, chunks, overlap=overlap)
+
+
+def _medians(runs: Sequence[dict[str, Any]]) -> dict[str, float]:
+    return {name: statistics.median(run[name] for run in runs) for name in ("fps", "first_chunk_s")}
+
+
+def table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The rows as text."""
+    lines = [f"{'':<42}{'FPS shipped':>12}{'switched':>10}{'ratio':>8}{'first picture':>20}{'ratio':>8}"]
+    for row in rows:
+        if "problem" in row:
+            lines.append(f"{row['name']:<42}  {row['problem']}")
+            continue
+        before, after = row["shipped"], row["switched"]
+        first = f"{before['first_chunk_s']:.2f} -> {after['first_chunk_s']:.2f} s"
+        speeds = f"{before['fps']:>12.1f}{after['fps']:>10.1f}{row['faster']:>8.2f}"
+        lines.append(f"{row['name']:<42}{speeds}{first:>20}{row['first_sooner']:>8.2f}")
+    return lines
