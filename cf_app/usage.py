@@ -55,7 +55,7 @@ def usage(device: object) -> Usage:
 
 
 def facts(engine: Engine) -> str:
-    """Quantization, device, size of the picture, and how long a film can be where there is a limit."""
+    """Quantization, attention kernel and speed-ups, device, size of the picture, and how long a film can be at most."""
     geometry = engine.geometry
     rule = engine.policy.rule(geometry.chunk_latents)
     limit = ""
@@ -63,7 +63,7 @@ def facts(engine: Engine) -> str:
         seconds = int(MOST_SLOTS // geometry.chunk_latents * geometry.chunk_seconds)
         limit = f", films of at most {seconds // 60} min {seconds % 60} s"
     scheme = "unquantized" if engine.quantization in ("", "none") else engine.quantization
-    return f"{scheme} · {engine.device} · {geometry.width}×{geometry.height}, {geometry.fps} frames a second{limit}"
+    return f"{scheme} · {engine.running_by} · {engine.device} · {geometry.width}×{geometry.height}, {geometry.fps} frames a second{limit}"
 
 
 def stored_bytes(module: nn.Module) -> int:

@@ -15,8 +15,8 @@ from tests.fake_worker import FakeEngine, FakeWorker
 
 
 class TimelineWorker(FakeWorker):
-    def open(self, prompt=None, seed=0, *, chunks=None, timeline=None, policy=None) -> str:
-        name = super().open(prompt or timeline.prompt_at(0).caption, seed, chunks=chunks)
+    def open(self, prompt=None, seed=0, *, chunks=None, timeline=None, policy=None, start=None) -> str:
+        name = super().open(prompt or timeline.prompt_at(0).caption, seed, chunks=chunks, start=start)
         self.sessions[name].timeline = timeline or Timeline.single(prompt)
         return name
 

@@ -55,6 +55,7 @@ class FakeEngine:
     policy = policy_from_dict(config.memory)
     device = "cpu"
     quantization = "none"
+    running_by = "no attention"
     vocabulary = frozenset(WORDS)
     example_prompts = (
         "a red ball hops through the meadow at sunset",
@@ -147,6 +148,7 @@ class _Session:
     chunk: int = 0
     busy: int = 0
     closed: bool = False
+    start: np.ndarray | None = None  # pictures, the first chunk has their mean colour
     prompts: list[str] = field(default_factory=list)
     inbox: list = field(default_factory=list)
     wake: threading.Condition = field(default_factory=threading.Condition)
@@ -161,12 +163,12 @@ class FakeWorker:
         self.fail_at: int | None = None  # chunk at which the next session fails for good
         self._count = 0
 
-    def open(self, prompt=None, seed=0, *, chunks=None, timeline=None, policy=None) -> str:
+    def open(self, prompt=None, seed=0, *, chunks=None, timeline=None, policy=None, start=None) -> str:
         prompt = timeline.prompt_at(0).caption if timeline else prompt
         check_prompt(prompt)
         self._count += 1
         name = f"session-{self._count}"
-        session = self.sessions[name] = _Session(prompt, seed, queue.Queue())
+        session = self.sessions[name] = _Session(prompt, seed, queue.Queue(), start=start)
         threading.Thread(target=self._work, args=(name, session, chunks), daemon=True).start()
         return name
 
@@ -253,6 +255,8 @@ class FakeWorker:
     def _step(self, name: str, s: _Session) -> None:
         begun = time.perf_counter()
         frames = paint(self.engine.geometry, s.prompt, s.seed, s.chunk)
+        if s.start is not None and s.chunk == 0:
+            frames[:] = s.start.mean((0, 1, 2)).astype(np.uint8)
         if self.speed:
             time.sleep(max(0.0, 1 / self.speed - (time.perf_counter() - begun)))
         s.prompts.append(s.prompt)

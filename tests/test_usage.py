@@ -27,11 +27,12 @@ def test_a_gpu_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_line_of_the_page() -> None:
     engine = tiny_engine(memory={"policy": "fifo"}, description="a ${model} {{of}} <b>")
-    assert facts(engine) == "unquantized · cpu · 96×64, 16 frames a second, films of at most 4 min 15 s"
+    assert facts(engine) == "unquantized · SDPA · cpu · 96×64, 16 frames a second, films of at most 4 min 15 s"
     assert "films" not in facts(tiny_engine())
     engine.quantization = "int8, text nf4"
+    engine.accelerate(["fused"])
     page = ModelLine(engine).html_template
-    assert page.count("int8, text nf4 · cpu") == 2 and "${model}" not in page and "{{" not in page and "<b>" not in page
+    assert page.count("int8, text nf4 · SDPA, fused · cpu") == 2 and "${model}" not in page and "{{" not in page and "<b>" not in page
     assert memory_in_use(engine)({})["ok"]
 
 
