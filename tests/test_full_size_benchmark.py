@@ -29,10 +29,38 @@ def case(tmp_path: Path, **spec: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("visible", "decoder"), [("18+3", "tiny"), ("9+3", "wan"), ("18+3 as released", "tiny")])
 def test_a_case_measures_every_stage(tmp_path: Path, visible: str, decoder: str) -> None:
-    found = case(tmp_path, **{**OURS, "visible": visible, "decoder": decoder, "speed": ["fused"]})
+    speed = ["fused", "compiled", "graphs"]  # the last two imitated
+    found = case(tmp_path, **{**OURS, "visible": visible, "decoder": decoder, "speed": speed})
     assert {"text", "denoise", "context", "memory", "decode", "encode", "total"} <= set(found["stage_ms"])
     assert found["fps"] > 0 and found["first_picture_s"] > 0 and 0 < found["memory_share"] < 1
     assert found["attention"] == "SDPA" and found["quantization"] == "none"
+    assert found["encoder"] in ("libx264", "h264_nvenc")
+
+
+def test_late_chunks_against_early_ones(tmp_path: Path) -> None:
+    found = case(tmp_path, **{**OURS, "kind": "long", "visible": "9+3", "seconds": 0.0, "speed": ["graphs"]})
+    assert found["chunks"] == 40 and found["late_over_early"] > 0
+    row = {**OURS, "kind": "long", "visible": "9+3", "found": found, "problem": None}
+    assert "chunk 40 against chunk 30" in full_size.table([row])
+
+
+def test_the_plan_of_ten_minutes() -> None:
+    """What the targets are about comes first: all speed-ups, 8-bit, as released, the peers at the same size."""
+    peers = [Path("a"), Path("b")]
+    plan = full_size.plan("context-forcing", ["bf16", "fp8"], peers, tiny=False, chunks=12, long=True)
+    early = plan[:8]
+    assert [row["kind"] for row in early] == ["ceilings", "ours", "ours", "ours", "ours", "peer", "peer", "long"]
+    assert {tuple(row["speed"]) for row in early if row["kind"] == "ours"} >= {(), ("fused", "compiled", "graphs")}
+    assert {row["precision"] for row in early if row["kind"] == "ours"} == {"bf16", "fp8"}
+    known = {name for row in plan for name in row.get("speed", ())}
+    assert known == {"fused", "compiled", "graphs", "attention8"}
+    assert len({json.dumps(row) for row in plan}) == len(plan)
+    assert not any(row["kind"] == "long" for row in full_size.plan("longlive", ["bf16"], [], tiny=True, chunks=1))
+
+
+def test_8_bit_attention_is_a_row_that_says_why_it_is_empty(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="FlashAttention 3"):
+        case(tmp_path, **{**OURS, "visible": "18+3", "speed": ["attention8"]})
 
 
 def test_ceilings_and_the_share_of_them(tmp_path: Path) -> None:

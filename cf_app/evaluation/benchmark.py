@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="folder or name of a model (default: the one that comes along)")
     parser.add_argument("--quant", default="auto", help="quantization of the weights (default: the best that fits)")
     parser.add_argument("--chunks", type=int, default=80, help="chunks of the speed run (default %(default)s)")
-    parser.add_argument("--long", action="store_true", help="also run 610 chunks: time and memory at 600 against 30")
+    parser.add_argument("--long", action="store_true",
+                        help="also late chunks against early ones: 600 against 30, at full size 1,000")
     parser.add_argument("--page", action="store_true", help="also measure the page in Chromium")
     parser.add_argument("--play", type=float, default=120, help="seconds of playback that --page watches for stalls")
     parser.add_argument("--table", action="store_true",
@@ -35,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, help="write the numbers to this file, too")
     full = parser.add_argument_group("at full size, on a GPU, without downloads")
     full.add_argument("--random-weights", action="store_true", help="a released student's sizes, random parameters")
-    full.add_argument("--peers", type=Path, nargs="+", default=[], help="checkouts like Self-Forcing's to time, too")
+    full.add_argument("--peers", type=Path, nargs="+", default=[], metavar="PATH",
+                      help="checkouts of Self-Forcing, Context Forcing or FlashDreams (or its wheel) to time, too")
     full.add_argument("--precisions", nargs="+", default=["bf16", "fp8"], choices=PRECISIONS, help="what to compare")
     full.add_argument("--seconds", type=float, default=570, help="end after so long (default %(default)s)")
     full.add_argument("--tiny", action="store_true", help="sizes that a CPU runs at once: checks the benchmark itself")
@@ -100,7 +102,8 @@ def full_size_run(arguments: argparse.Namespace) -> int:
     if "bf16" not in arguments.precisions:
         raise ValueError(f"--precisions are {' '.join(arguments.precisions)}, expected bf16 among them")
     precisions = sorted(set(arguments.precisions), key=PRECISIONS.index)
-    cases = full_size.plan(model, precisions, arguments.peers, tiny=arguments.tiny, chunks=min(arguments.chunks, 12))
+    options = {"tiny": arguments.tiny, "chunks": min(arguments.chunks, 12), "long": arguments.long}
+    cases = full_size.plan(model, precisions, arguments.peers, **options)
     results = []
     for row in tqdm(full_size.run(cases, arguments.seconds), total=len(cases), unit="case"):
         results.append(row)

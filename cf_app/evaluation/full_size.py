@@ -28,22 +28,26 @@ PACKAGES = ("torch", "diffusers", "transformers", "torchao", "flash-attn", "trit
 
 
 def plan(
-    model: str, precisions: Sequence[str], peers: Sequence[Path], *, tiny: bool, chunks: int
+    model: str, precisions: Sequence[str], peers: Sequence[Path], *, tiny: bool, chunks: int, long: bool = False
 ) -> list[dict[str, Any]]:
     """What to run, the most important first.
 
     Args:
         precisions: "bf16" first; then "fp8", "int8", ...
         chunks: chunks to measure in each case, once the memory is full.
+        long: also chunk 1,000 against chunk 30, early.
     """
-    fast = ("fused", "compiled")
-    first: list[Row] = [("18+3", "bf16", "tiny", ()), ("18+3", "bf16", "tiny", fast)]
-    first += [("18+3", precision, "tiny", ("compiled",)) for precision in precisions if precision != "bf16"]
-    second: list[Row] = [("18+3", "bf16", "wan", ()), ("9+3", "bf16", "tiny", fast), ("9+3", "bf16", "wan", ())]
-    second += [("9+3", precision, "tiny", ("compiled",)) for precision in precisions if precision != "bf16"]
-    third: list[Row] = [("18+3 as released", "bf16", "tiny", ()), ("18+3", "12 GB", "tiny", ())]
-    third.append(("18+3", "bf16", "tiny", ("fused",)))
+    fast, all_of_them = ("fused", "compiled"), ("fused", "compiled", "graphs")
     slower = [precision for precision in precisions if precision != "bf16"]
+    first: list[Row] = [("18+3", "bf16", "tiny", ()), ("18+3", "bf16", "tiny", all_of_them)]
+    first += [("18+3", precision, "tiny", ("compiled", "graphs")) for precision in slower]
+    first.append(("18+3 as released", "bf16", "tiny", fast))
+    second: list[Row] = [("18+3", "bf16", "wan", all_of_them), ("9+3", "bf16", "tiny", all_of_them)]
+    second += [("18+3", "bf16", "tiny", (*all_of_them, "attention8"))]
+    second += [("9+3", precision, "tiny", ("compiled", "graphs")) for precision in slower]
+    third: list[Row] = [("18+3", "bf16", "tiny", fast), ("18+3", "12 GB", "tiny", ()), ("18+3", "bf16", "wan", ())]
+    third += [("18+3", "bf16", "tiny", ("fused",)), ("18+3 as released", "bf16", "tiny", ())]
+    third.append(("9+3", "bf16", "wan", all_of_them))
     third += [(visible, precision, "wan", ("compiled",)) for precision in slower for visible in ("18+3", "9+3")]
 
     def ours(row: Row) -> dict[str, Any]:
@@ -54,8 +58,9 @@ def plan(
     def theirs(visible: int) -> list[dict[str, Any]]:
         return [{"kind": "peer", "tiny": tiny, "path": str(path), "visible": visible} for path in peers]
 
-    rows = [{"kind": "ceilings", "tiny": tiny}, *map(ours, first), *theirs(21), *map(ours, second), *theirs(12)]
-    return [*rows, *map(ours, third)]
+    endless = {**ours(first[1]), "kind": "long", "seconds": CASE_SECONDS - LEAST_SECONDS}
+    rows = [{"kind": "ceilings", "tiny": tiny}, *map(ours, first), *theirs(21)]
+    return [*rows, *([endless] if long else []), *map(ours, second), *theirs(12), *map(ours, third)]
 
 
 def run(cases: Sequence[dict[str, Any]], seconds: float) -> Iterator[dict[str, Any]]:
@@ -128,7 +133,10 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         f"{'first':>8}{'peak':>9}{'roofline':>10}"
     )
     for row in results:
-        if row["kind"] != "ceilings":
+        if "late_over_early" in row["found"]:
+            found = row["found"]
+            lines.append(f"chunk {found['chunks']} against chunk 30: {found['late_over_early']:.3f} ({_title(row)})")
+        elif row["kind"] != "ceilings":
             lines.append(f"{_title(row):<44}" + (_numbers(row["found"], ceiling) or f"  {row['problem']}"))
             if row["problem"] and row["found"].get("fps"):
                 lines.append(f"{'':<44}  then: {row['problem']}")

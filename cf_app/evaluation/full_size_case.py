@@ -22,6 +22,8 @@ from cf_app.engine.worker import Worker
 from cf_app.evaluation.roofline import ceilings, chunk_work
 from cf_app.memory.policy import Policy, SinkWindow, SlowFast
 from cf_app.model.causal_wan import WanTransformer3DModel
+from cf_app.model.graphs import EagerRecorder
+from cf_app.model.speed import compile_blocks
 from cf_app.model.vae import TinyVideoAutoencoder
 from cf_app.model.wan_vae import AutoencoderKLWan, WanVideoAutoencoder
 from cf_app.random_weights import RandomText
@@ -54,6 +56,8 @@ def main(spec: dict[str, Any], out: Path) -> None:
             from cf_app.evaluation.peer import measure_peer
 
             measure_peer(Path(spec["path"]), spec["visible"], report, tiny=spec["tiny"])
+        elif spec["kind"] == "long":
+            endure(spec, report)
         else:
             measure(spec, report)
 
@@ -62,11 +66,11 @@ def measure(spec: dict[str, Any], report: Any) -> None:
     """Our engine: stages, end to end, first pictures, memory."""
     policy, visible = VISIBLE[spec["visible"]]
     begun = time.perf_counter()
-    engine = tiny_engine(spec) if spec["tiny"] else full_engine(spec)
-    engine.accelerate(spec["speed"])
+    engine = made(spec)
     report(load_s=time.perf_counter() - begun, attention=engine.kernel.name, quantization=engine.quantization)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+    report(encoder=chunk_encoder(engine).encoder)
     worker = Worker(engine)
     try:
         chunks = 3 if spec["tiny"] else FILLED + spec["chunks"]
@@ -90,10 +94,41 @@ def measure(spec: dict[str, Any], report: Any) -> None:
         worker.shutdown()
 
 
+def endure(spec: dict[str, Any], report: Any, most: int = 1000) -> None:
+    """Late chunks against early ones, as many as there is time for, pictures included: medians over 20 chunks."""
+    policy, _ = VISIBLE[spec["visible"]]
+    engine = made(spec)
+    session = engine.new_session(PROMPTS[0], 1, policy=policy)
+    end, times, marks = time.perf_counter() + spec["seconds"], [], 40
+    while len(times) < most and (time.perf_counter() < end or len(times) < marks):
+        before = time.perf_counter()
+        engine.step(session)  # its pictures have left the device when it is over
+        times.append(time.perf_counter() - before)
+    late_over_early = _median(times[-20:]) / _median(times[20:40])
+    report(late_over_early=late_over_early, chunks=len(times), attention=engine.kernel.name)
+
+
+def made(spec: dict[str, Any]) -> Engine:
+    """The engine of a case, with its speed-ups; at tiny size they are imitated where this machine lacks them."""
+    if not spec["tiny"]:
+        engine = full_engine(spec)
+        engine.accelerate(spec["speed"])
+        return engine
+    engine = tiny_engine(spec)
+    if "fused" in spec["speed"]:
+        engine.accelerate(["fused"])
+    if "compiled" in spec["speed"]:
+        compile_blocks(engine.transformer, backend="eager")
+    if "graphs" in spec["speed"]:
+        engine.record(EagerRecorder())
+    if "attention8" in spec["speed"]:
+        engine.accelerate(["attention8"])  # says where there is none
+    return engine
+
+
 def play(engine: Engine, worker: Worker, policy: Policy, prompt: str, chunks: int) -> list[dict[str, Any]]:
     """Chunks of a session as a page gets them: seconds since play, and milliseconds by stage, encoding included."""
-    geometry = engine.geometry
-    encoder = ChunkEncoder(geometry.height, geometry.width, geometry.fps)
+    encoder = chunk_encoder(engine)
     session = worker.open(prompt, 1, chunks=chunks, policy=policy)
     begun, seen = time.perf_counter(), []
     worker.send(session, Play())
@@ -107,6 +142,11 @@ def play(engine: Engine, worker: Worker, policy: Policy, prompt: str, chunks: in
     if len(seen) < chunks:
         raise ValueError(f"{len(seen)} of {chunks} chunks came: {engine.name} has failed")
     return seen
+
+
+def chunk_encoder(engine: Engine) -> ChunkEncoder:
+    """What makes H.264 of this engine's pictures."""
+    return ChunkEncoder(engine.geometry.height, engine.geometry.width, engine.geometry.fps)
 
 
 def full_engine(spec: dict[str, Any]) -> Engine:
