@@ -80,7 +80,9 @@ function play(wish = {}) {
   const timeline = wish.timeline ?? (wish.prompt === undefined ? cf.story?.() : undefined); // the timeline editor has one
   view.clear(film);
   setMode("starting");
-  trigger("play", { prompt: wish.prompt ?? cf.prompt?.() ?? "", seed: seedField.value, timeline, codec, nonce });
+  const prompt = wish.prompt ?? cf.prompt?.() ?? "";
+  const start = wish.start === undefined ? cf.start?.() : wish.start; // the prompt box may have a picture
+  trigger("play", { prompt, seed: seedField.value, timeline, start, codec, nonce });
 }
 
 function toggle() {

@@ -4,7 +4,7 @@ const send = element.querySelector(".cf-send");
 const words = element.querySelector(".cf-words span");
 const known = element.querySelector(".cf-words details");
 const chips = element.querySelector(".cf-chips");
-const { examples, vocabulary } = props.setup;
+const { examples, vocabulary, most } = props.setup;
 
 const WAIT = 250; // ms of rest before a half-typed prompt is looked at
 const RUNNING = ["starting", "playing", "paused"];
@@ -51,6 +51,60 @@ function submit() {
     reply: (answer) => (answer.ok ? unknown(answer.unknown) : say(answer.error, "bad")),
   });
 }
+
+// A picture or clip that films begin with: it stays until it is dropped
+
+const box = element.querySelector(".cf-field");
+const shown = element.querySelector(".cf-start");
+const file = element.querySelector(".cf-file");
+let start = null; // {start, picture, seconds}
+
+cf.start = () => start?.start;
+
+function begin(answer, name = "") {
+  start = answer;
+  shown.hidden = !answer;
+  if (!answer) return;
+  shown.querySelector("img").src = answer.picture;
+  shown.querySelector("span").textContent = name;
+  shown.title = `Films begin with ${name} (${answer.seconds.toFixed(1)} s)`;
+}
+
+async function bring(chosen) {
+  if (!chosen) return;
+  const name = chosen.name || "the picture";
+  if (chosen.size > most) return say(`${name} has ${Math.ceil(chosen.size / 1e6)} MB. Choose a picture or a clip of at most ${most / 1e6} MB.`, "bad");
+  say(`Reading ${name} …`);
+  const bytes = await new Promise((done) => {
+    const reader = new FileReader();
+    reader.onload = () => done(reader.result.slice(reader.result.indexOf(",") + 1));
+    reader.onerror = () => done(null);
+    reader.readAsDataURL(chosen);
+  });
+  const answer = bytes === null ? null : await server.bring({ name, b64: bytes }).catch(() => null);
+  if (!answer?.ok) return say(answer?.error ?? `${name} could not be sent. Try again.`, "bad");
+  begin(answer, name);
+  say(RUNNING.includes(mode) ? "The next film begins with it: stop this one, then play." : "The film begins with it.");
+}
+
+file.addEventListener("change", () => {
+  bring(file.files[0]);
+  file.value = ""; // so that the same file can be chosen again
+});
+element.querySelector("[data-start=bring]").addEventListener("click", () => file.click());
+element.querySelector("[data-start=drop]").addEventListener("click", () => {
+  begin(null);
+  say("");
+});
+for (const kind of ["dragover", "dragleave", "drop"]) {
+  box.addEventListener(kind, (event) => {
+    if (![...event.dataTransfer.types].includes("Files")) return;
+    event.preventDefault();
+    box.toggleAttribute("data-over", kind === "dragover");
+    if (kind === "drop") bring(event.dataTransfer.files[0]);
+  });
+}
+field.addEventListener("paste", (event) => bring(event.clipboardData.files[0]));
 
 for (const prompt of examples) {
   const chip = document.createElement("button");

@@ -63,7 +63,8 @@ def facts(engine: Engine) -> str:
         seconds = int(MOST_SLOTS // geometry.chunk_latents * geometry.chunk_seconds)
         limit = f", films of at most {seconds // 60} min {seconds % 60} s"
     scheme = "unquantized" if engine.quantization in ("", "none") else engine.quantization
-    return f"{scheme} · {engine.running_by} · {engine.device} · {geometry.width}×{geometry.height}, {geometry.fps} frames a second{limit}"
+    size = f"{geometry.width}×{geometry.height}, {geometry.fps} frames a second{limit}"
+    return f"{scheme} · {engine.running_by} · {engine.device} · {size}"
 
 
 def stored_bytes(module: nn.Module) -> int:

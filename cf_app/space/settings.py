@@ -44,7 +44,7 @@ OPTIONS = (
     Option("lora", str, "LoRA file to put beside the weights"),
     Option("lora_scale", float, "its strength (default: 1)", 1.0),
     Option("device", str, "cpu, cuda, ... (default: a GPU where there is one)"),
-    Option("speed", str, "faster forms of the transformer, with a comma between: fused, compiled, graphs, attention8 (default: none)", ""),
+    Option("speed", str, "faster forms: some of fused,compiled,graphs,attention8 (default: none)", ""),
     Option("buffer", int, "chunks made ahead of the browser (default: as few as the engine's speed allows, at most 2)"),
     Option("sessions", int, "visitors that play at once, 0 for no limit (default: 0; on a Space 4)", 0, SPACE_PLACES),
     Option("waiting", int, "visitors that may wait for a place (default: 20)", 20),

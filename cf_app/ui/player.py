@@ -28,7 +28,8 @@ f)` of `assets/cf.js` hands over the detail):
   chunk, frame (within the chunk), time (s), generated (s, end of what exists), playing, live (near the end
   of what exists)}; `cf:mode` {mode}: "idle", "starting", "playing", "paused", "stopped".
 - to the player: `cf:seek` {time} or {chunk}: jump there (fetched again when the browser has dropped it);
-  `cf:live`: back to the newest; `cf:play` {prompt?, seed?, timeline?}: a new run from chunk 0; `cf:command`
+  `cf:live`: back to the newest; `cf:play` {prompt?, seed?, timeline?, start?, back?}: a new run from
+  chunk 0 (start: what it begins with; back: it waits before this chunk, and is shown from there); `cf:command`
   {kind, ..., reply?: f(answer)}: send a command of `commands.py`; the answer is {ok: true, chunk, ...} or
   {ok: false, error}; `cf:prompt` {prompt, reply?}: play it, or change to it.
 
@@ -52,6 +53,7 @@ from cf_app.engine.messages import SetPrompt
 
 from .commands import command_from, read_prompt
 from .gate import Gate
+from .run import jpeg_url
 from .tabs import Tabs
 from .visit import visit, visitor_of
 
@@ -174,6 +176,23 @@ def _export(tabs: Tabs, request: Answer) -> Answer:
     upto = int(request["upto"])
     path = tabs.run(request["run"]).export(upto, f"context-forcing-{upto + 1}-chunks.mp4")
     return {"path": str(path), "name": path.name}
+
+
+def bring_start_with(tabs: Tabs) -> Callable[[Answer], Answer]:
+    """The server function that takes a picture or clip for films to begin with."""
+
+    def bring(request: Answer) -> Answer:
+        """{name, b64}: answers its token for `cf:play`, a small picture of it, and how many seconds of film it is."""
+        return _answer(lambda: _bring(tabs, request))
+
+    return bring
+
+
+def _bring(tabs: Tabs, request: Answer) -> Answer:
+    token, pictures = tabs.starts.take(request.get("name"), request.get("b64"))
+    geometry = tabs.engine.geometry
+    chunks = -(-len(pictures) // geometry.chunk_frames)
+    return {"start": token, "picture": jpeg_url(pictures[0]), "seconds": chunks * geometry.chunk_seconds}
 
 
 def check_prompt_with(tabs: Tabs) -> Callable[[Answer], Answer]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-from .player import asset, check_prompt_with
+from .player import asset, bring_start_with, check_prompt_with
+from .starts import MOST_BYTES
 from .tabs import Tabs
 
 
@@ -23,8 +24,12 @@ class PromptBox(gr.HTML):
             js_on_load=asset("prompt.js"),
             apply_default_css=False,
             elem_id=elem_id,
-            server_functions=[check_prompt_with(tabs)],
-            setup={"examples": list(engine.example_prompts), "vocabulary": sorted(engine.vocabulary or ())},
+            server_functions=[check_prompt_with(tabs), bring_start_with(tabs)],
+            setup={
+                "examples": list(engine.example_prompts),
+                "vocabulary": sorted(engine.vocabulary or ()),
+                "most": MOST_BYTES,
+            },
         )
 
     def api_info(self) -> dict[str, Any]:

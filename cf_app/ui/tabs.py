@@ -21,6 +21,7 @@ from .commands import read_prompt, read_seed
 from .encoder import ChunkEncoder
 from .palette import PromptColors
 from .run import Run
+from .starts import Starts
 
 if TYPE_CHECKING:
     from cf_app.engine.engine import Engine
@@ -39,6 +40,7 @@ class Tabs:
     def __init__(self, engine: Engine, worker: Worker) -> None:
         self.engine = engine
         self.worker = worker
+        self.starts = Starts(engine.geometry)
         self.folder = Path(tempfile.mkdtemp(prefix="context-forcing-"))
         atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
         self._tabs: dict[str, _Tab] = {}
@@ -52,15 +54,16 @@ class Tabs:
         """A new run from chunk 0 in place of the tab's last one; not yet playing until its messages are
         read.
 
-        `request`: prompt, seed, timeline? (JSON of a timeline file), codec? ("h264" or "vp9"), nonce?
-        (comes back in the first message). ValueError says what to change.
+        `request`: prompt, seed, timeline? (JSON of a timeline file), start? (token of `starts.py`), codec? ("h264" or
+        "vp9"), nonce? (comes back in the first message). ValueError says what to change.
         """
         timeline = timeline_io.from_dict(request["timeline"]) if request.get("timeline") else None
         prompt = timeline.prompt_at(0).caption if timeline else read_prompt(request.get("prompt"))
         seed = read_seed(request.get("seed", 0))
         geometry = self.engine.geometry
         encoder = ChunkEncoder(geometry.height, geometry.width, geometry.fps, request.get("codec") or "h264")
-        session = self.worker.open(None if timeline else prompt, seed, timeline=timeline)
+        start = self.starts.of(request.get("start"))
+        session = self.worker.open(None if timeline else prompt, seed, timeline=timeline, start=start)
         opening = {
             "nonce": request.get("nonce"),
             "prompt": prompt,
