@@ -11,6 +11,7 @@ import pytest
 
 from cf_app.cli import main
 from cf_app.space import check
+from cf_app.space.fresh import fresh
 from cf_app.space.settings import parse
 from cf_app.space.start import started
 from tests.test_weights import model  # noqa: F401  a fixture: a folder with tiny random weights
@@ -84,26 +85,64 @@ def test_the_command_ends_with_2_where_something_is_wrong(
     ]
 
 
-@pytest.mark.parametrize("fails", [None, "requirements.txt"])
+CONFLICT = """ERROR: Cannot install gradio==6.31.0 and pydantic<2 because these have conflicting dependencies.
+ERROR: ResolutionImpossible: for help visit https://pip.pypa.io/"""
+
+
+@pytest.mark.parametrize(
+    ("fails", "says"),
+    [(None, ""), ("clone", "what is committed: fatal: no such place"), ("venv", "No module named venv"),
+     ("pip", "packages: ERROR: Cannot install gradio==6.31.0")],
+)  # fmt: skip
 def test_fresh_means_a_new_environment(
-    fails: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    fails: str | None, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What would be run, without a network: environment, Gradio of the card, requirements, the check itself."""
-    ran: list[list[str]] = []
+    """What would be run, with git, venv and pip imitated: the commit, the environment, all packages, the check."""
+    ran: list[tuple[list[str], Path, dict[str, str]]] = []
+    words = {"clone": "fatal: no such place", "venv": "python: No module named venv", "pip": CONFLICT}
+
+    def run(command: list[str], *, cwd: Path, env: dict[str, str], **_: object) -> subprocess.CompletedProcess[str]:
+        ran.append((command, cwd, env))
+        return subprocess.CompletedProcess(command, int(fails in command), "", words.get(fails or "", ""))
+
+    monkeypatch.setenv("PYTHONPATH", "elsewhere")
+    monkeypatch.setattr("cf_app.space.fresh.subprocess.run", run)
+    assert main(["space", "--check", "--fresh", "--no-start"]) == (0 if fails is None else 2)
+    out = capsys.readouterr().out
+    assert says in out and ("FAIL" in out) == (fails is not None)
+    assert all("PYTHONPATH" not in env for _, _, env in ran)
+    if fails is not None:
+        assert fails in ran[-1][0], "nothing after what failed"
+        return
+    (clone, _, _), (venv, _, _), (pip, place, _), (again, there, _) = ran
+    app, home = Path(clone[-1]), Path(venv[-1])
+    assert clone[-2] == ROOT.as_uri() and venv[1:3] == ["-m", "venv"]
+    assert pip[:3] == [str(home / "bin" / "python"), "-m", "pip"]
+    assert pip[pip.index("-r") + 1] == "requirements.txt"
+    assert f"gradio[oauth,mcp]=={check.read_card(ROOT)['sdk_version']}" in pip and "spaces" in pip
+    assert again == [pip[0], "-m", "cf_app", "space", "--check", "--no-start"] and place == there == app
+    assert not app.exists(), "nothing is left"
+
+
+def test_a_fresh_environment_sees_only_what_is_committed(
+    tmp_path: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Git itself, on a repository of its own; venv, pip and the check are imitated."""
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(copy)]
+    for step in (["init", "-q"], ["add", "README.md", "requirements.txt"], ["commit", "-qm", "one"]):
+        subprocess.run([*git, *step], check=True)
+    seen: list[set[str]] = []
+    really = subprocess.run
 
     def run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
-        ran.append(command)
-        return subprocess.CompletedProcess(command, int(fails in command), "", "one\nno such version")
+        if command[0] == "git":
+            return really(command, **options)  # type: ignore[call-overload, no-any-return]
+        seen.append({path.name for path in Path(str(options["cwd"])).iterdir()})
+        return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr("cf_app.space.cli.subprocess.run", run)
-    assert main(["space", "--check", "--fresh", "--no-start"]) == (0 if fails is None else 2)
-    version = check.read_card(ROOT)["sdk_version"]
-    assert ran[0][1:3] == ["-m", "venv"] and f"gradio=={version}" in ran[1]
-    assert ran[2][-2:] == ["-r", "requirements.txt"]
-    if fails is None:
-        assert ran[3][1:] == ["-m", "cf_app", "space", "--check", "--no-start"] and len(ran) == 4
-    else:
-        assert "FAIL" in capsys.readouterr().out and len(ran) == 3
+    monkeypatch.setattr("cf_app.space.fresh.subprocess.run", run)
+    assert fresh(copy, []) == 0
+    assert seen[-1] == {".git", "README.md", "requirements.txt"}, "app.py was never added"
 
 
 def test_the_app_starts_on_an_imitated_zero_gpu(model: Path) -> None:  # noqa: F811
