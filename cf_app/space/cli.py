@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
     parser.add_argument("--check", action="store_true", required=True, help="check front matter, versions and start-up")
-    parser.add_argument("--fresh", action="store_true", help="what is committed, installed as on a Space in a new environment")
+    parser.add_argument("--fresh", action="store_true", help="what is committed, in a new environment as on a Space")
     parser.add_argument("--no-start", action="store_true", help="leave out the starts, which take a minute")
     parser.add_argument("--model", help="start with this model instead of the embedded one")
 
