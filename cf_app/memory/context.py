@@ -121,7 +121,7 @@ class ChunkContext:
         known = trial is not None and trial.done is not None and trial.known(space, layer)
         offset = space.fill(layer, trial.unsure if trial is not None and known else self._reads[layer], self._lookup)
         if trial is not None and decided is not None:
-            trial.lay_out(space, layer, decided, query_table(self.shape, [trial.swap.position]))
+            trial.lay_out(space, layer, decided, space.table(trial.swap.position))
         return space.extend(layer, offset, space.rotate(key, self.query_rope), value)
 
     # For passes that are recorded, see ``model/graphs.py``

@@ -26,7 +26,7 @@ from cf_app.memory.workspace import Workspace
 
 
 class SlowFastMemory:
-    """Sink, slow and fast memory under a policy.
+    """Sink, slow and fast memory.
 
     Args:
         policy: one of ``policy.POLICIES``.
@@ -142,8 +142,7 @@ class SlowFastMemory:
             columns = [[row[layer] for row in context.similarities] for layer in range(layers)]
             numbers = [[value for value in column if isinstance(value, float)] for column in columns]
             return (tuple(min(column) for column in numbers) if all(numbers) else ()), none
-        last = context.similarities[-1] if context.similarities else []
-        similarities = [value for value in last if isinstance(value, float)]
+        similarities = [value for value in (context.similarities or [[]])[-1] if isinstance(value, float)]
         if not eligible(rule, context.state.seen, self.frames) or not similarities or rule.gate == "none":
             return tuple(similarities), none
         if rule.decision == "shared":
@@ -177,14 +176,12 @@ class SlowFastMemory:
             self.cache.retain(layer, writes)
         common = frozenset.intersection(*wanted)
         with torch.no_grad():
-            shared = {cell.write: self._part(context, index) for index, cell in enumerate(cells)
-                      if cell.write in common}  # fmt: skip
-            self.cache.store_all(shared)
             fresh = {cell.write: index for index, cell in enumerate(cells)}
+            self.cache.store_all({write: self._part(context, at) for write, at in fresh.items() if write in common})
             for layer, writes in enumerate(wanted):
                 missing = [write for write in sorted(writes) if not self.cache.holds(layer, write)]
-                new = {write: self._made(context, layer, write, fresh) for write in missing}
-                if new:
+                if missing:
+                    new = {write: self._made(context, layer, write, fresh) for write in missing}
                     self.cache.store(layer, writes, new)
 
     def _part(self, context: ChunkContext, index: int) -> tuple[list[Tensor], list[Tensor]]:

@@ -150,9 +150,14 @@ class Workspace:
         self._place(layer)[1][offset] = _tag(layer, item)
 
     @property
-    def address(self) -> int:
-        """Where it lies; another one after it has grown."""
-        return self._keys.data_ptr()
+    def address(self) -> tuple[int, int]:
+        """Where it lies and how long its rows are; both others after it has grown."""
+        return self._keys.data_ptr(), self._size
+
+    def table(self, position: int) -> Tensor:
+        """Rotation of a latent frame at a RoPE time index, complex [T, D/2]."""
+        shape = self.shape
+        return _table(shape.head_dim, position, shape.rows, shape.columns, (1, 1), torch.device(shape.device))
 
     def at(self, layer: int, start: int, end: int) -> KV:
         """Rotated keys and values of tokens ``start`` to ``end``, to be changed in place; they lose their tags."""
