@@ -80,6 +80,11 @@
       return end === null ? 0 : Math.max(0, end - this.video.currentTime);
     }
 
+    /** Whether all that came is in the buffer. */
+    get idle() {
+      return this.buffer !== null && !this.buffer.updating && this.queue.length === 0;
+    }
+
     /** True while `time` is on its way into the buffer. */
     awaits(time) {
       return this.queue.some((chunk) => chunk.start <= time && time < chunk.end);

@@ -26,6 +26,9 @@ let queued = 0; // chunks that wait at the worker
 let perChunk = 0; // seconds that making a chunk takes
 let misses = 0; // requests in a row that failed
 let change = null; // the prompt that has been sent and is not on screen yet: {prompt, color, chunk}
+let begins; // what the film begins with, if not with noise
+let back = 0; // a branch: the chunk that it waits before, and is shown from
+let arriving = false; // all of what comes before the branch has come
 let recalling = false;
 let queuing = false; // all places are taken, and the server tells how many are before this tab
 let asleep = ""; // "asked": a pause of ours is on its way back; "halted": the server has paused by itself
@@ -73,6 +76,8 @@ function play(wish = {}) {
   film = new cf.Film();
   feed = new cf.Feed(video);
   change = null;
+  back = wish.back ?? 0;
+  arriving = false;
   queued = 0;
   asleep = "";
   heard = performance.now();
@@ -81,7 +86,8 @@ function play(wish = {}) {
   view.clear(film);
   setMode("starting");
   const prompt = wish.prompt ?? cf.prompt?.() ?? "";
-  const start = wish.start === undefined ? cf.start?.() : wish.start; // the prompt box may have a picture
+  if (!back) begins = cf.start?.(); // the prompt box may have a picture; a branch begins as its film did
+  const start = begins;
   trigger("play", { prompt, seed: seedField.value, timeline, start, codec, nonce });
 }
 
@@ -95,8 +101,9 @@ function toggle() {
   } else if (mode === "paused") {
     asleep = "";
     view.alert(null);
-    setMode(film.length ? "playing" : "starting");
-    if (film.length) video.play().catch(() => {});
+    const there = film.length > 0 && film.length >= back;
+    setMode(there ? "playing" : "starting");
+    if (there) video.play().catch(() => {});
     if (run) command({ kind: "resume" });
   } else play();
 }
@@ -109,6 +116,14 @@ function stop() {
   setMode("stopped");
   if (run) command({ kind: "stop", reply: () => {} });
   else if (queuing) leave();
+}
+
+/** All that comes before the branch can be shown again. */
+function arrive() {
+  arriving = false;
+  setMode("paused");
+  seek(film.end);
+  view.waiting(true, `Branch at chunk ${back}: change the prompt, the seed or the plan, then play on.`);
 }
 
 function leave() {
@@ -134,7 +149,8 @@ const handle = {
     run = message;
     queuing = false;
     view.queue(null);
-    due = new cf.Pace(props.setup.cushion, message.granted);
+    due = new cf.Pace(props.setup.cushion, Math.max(message.granted, back));
+    if (back) ask("credit", { upto: back });
     film.fps = message.fps_played;
     film.chunkSeconds = message.chunk_frames / message.fps_played;
     cf.learnColor(message.prompt, message.color);
@@ -150,7 +166,9 @@ const handle = {
     perChunk = message.frames / message.fps;
     cf.learnColor(message.prompt, message.color);
     feed.push({ bytes: cf.bytes(b64), mime: message.mime, start: message.start, end: message.end });
-    if (mode === "starting") {
+    if (mode === "starting" && film.length < back) view.waiting(true, `Going back: chunk ${film.length} of ${back}`);
+    else if (mode === "starting" && back) arriving = true;
+    else if (mode === "starting") {
       setMode("playing");
       video.play().catch((error) => error.name === "NotAllowedError" && toggle()); // wants one more click
     } else view.mode(mode, film);
@@ -221,12 +239,13 @@ function lost(reason = LOST) {
 
 function tick() {
   if (!run || mode === "idle") return;
+  if (arriving && running() && feed.idle) arrive();
   const ahead = feed.ahead();
   const unseen = Math.max(0, film.end - video.currentTime);
   if (live()) pace(ahead, unseen);
   recall(video.currentTime + ahead + 0.01);
   view.buffer(unseen, running() ? queued : 0, film.chunkSeconds);
-  view.live(running() && unseen > 3.5 * film.chunkSeconds ? unseen : 0);
+  view.live(running() && mode !== "starting" && unseen > 3.5 * film.chunkSeconds ? unseen : 0);
   if (change) {
     const missing = Math.max(0, change.chunk - film.length); // chunks that have to be made first
     const seconds = missing ? unseen + missing * Math.max(film.chunkSeconds, perChunk) : film.startOf(change.chunk) - video.currentTime;
@@ -348,6 +367,7 @@ cf.wireControls(root, actions);
 cf.on("seek", ({ time, chunk }) => seek(time ?? film.startOf(chunk)));
 cf.on("live", actions.live);
 cf.on("play", play);
+cf.on("branch", ({ chunk, timeline }) => run && play({ timeline, back: chunk, seed: run.seed }));
 cf.on("command", command);
 cf.on("prompt", changePrompt);
 watch("value", () => inbox.receive(props.value));

@@ -90,8 +90,9 @@
       this.$(".cf-alert span").textContent = message || "";
     }
 
-    waiting(on) {
+    waiting(on, text = "Waiting for the next chunk") {
       this.$(".cf-wait").hidden = !on;
+      if (on) this.$(".cf-wait").textContent = text;
     }
 
     /** The line before the door: null or {position, seconds}. */

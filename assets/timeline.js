@@ -117,6 +117,7 @@ function select(selected, focus = false) {
   refresh();
 }
 
+const shownChunk = () => Math.floor(time / chunkSeconds + 1e-3);
 const chosenBlock = () => plan.blocks.find((block) => block.start === view.selected?.start);
 
 /** Chunk where A, a marker or an import without a better place goes: the cursor, or the next chunk that can still change. */
@@ -168,6 +169,12 @@ const actions = {
   later: () => swap(1),
   mix: () => inspector.addPart(),
   fork: () => inspector.follow(),
+  async branch() {
+    const chunk = shownChunk();
+    if (chunk < 1) return tell("Branch later: the film has only begun. Stop and play make a new one.");
+    const answer = await ask({ op: "branch", chunk });
+    return answer.ok ? cf.emit("branch", { chunk, timeline: answer.timeline }) : tell(answer.error, true);
+  },
   in: () => axis.zoom(axis.scale * 1.4),
   out: () => axis.zoom(axis.scale / 1.4),
   fit() {
@@ -234,6 +241,7 @@ function refresh() {
   const able = (name, yes) => root.querySelectorAll(`[data-do=${name}]`).forEach((button) => (button.disabled = !yes));
   able("undo", plan.undo);
   able("redo", plan.redo);
+  able("branch", received > 0 && mode !== "starting" && shownChunk() > 0);
   able("split", Boolean(block) && (block.stop === null || block.stop - Math.max(block.start, view.generated - 1) > 1));
   able("duplicate", Boolean(block) && (block.stop === null || block.stop >= view.generated));
   able("delete", view.selected?.kind ? view.selected.chunk >= view.generated : Boolean(block) && !fixed && plan.blocks.length > 1);

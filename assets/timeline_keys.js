@@ -90,7 +90,7 @@ view.ruler.addEventListener("keydown", (event) => {
 root.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && drag.cancel()) return event.preventDefault();
   if (event.target.closest("input, textarea, select") || event.ctrlKey || event.metaKey || event.altKey) return undefined;
-  const name = { s: "split", d: "duplicate", a: "add", Delete: "delete", Backspace: "delete" }[event.key.length > 1 ? event.key : event.key.toLowerCase()];
+  const name = { s: "split", d: "duplicate", a: "add", b: "branch", Delete: "delete", Backspace: "delete" }[event.key.length > 1 ? event.key : event.key.toLowerCase()];
   if (!name) return undefined;
   event.preventDefault();
   return actions[name]();

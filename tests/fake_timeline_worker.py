@@ -10,7 +10,7 @@ from cf_app.engine import messages as m
 from cf_app.engine.timeline import Timeline
 from cf_app.engine.timeline_edits import prompt_from
 from cf_app.engine.timeline_history import spliced, unrolled
-from cf_app.engine.timeline_markers import SeedMark
+from cf_app.engine.timeline_markers import PauseMark, SeedMark
 from tests.fake_worker import FakeEngine, FakeWorker
 
 
@@ -35,8 +35,13 @@ class TimelineWorker(FakeWorker):
         super()._apply(name, s, command)
 
     def _step(self, name, s) -> None:
+        marks = s.timeline.markers_at(s.chunk)
+        if s.paused_at != s.chunk and any(isinstance(mark, PauseMark) for mark in marks):
+            s.paused_at, s.state, s.busy = s.chunk, "paused", 0
+            s.outbox.put(m.StateChanged(name, "paused"))
+            return
         s.prompt = s.timeline.prompt_at(s.chunk).caption
-        for mark in s.timeline.markers_at(s.chunk):
+        for mark in marks:
             if isinstance(mark, SeedMark):
                 s.seed = mark.seed
         super()._step(name, s)

@@ -148,6 +148,7 @@ class _Session:
     chunk: int = 0
     busy: int = 0
     closed: bool = False
+    paused_at: int = -1
     start: np.ndarray | None = None  # pictures, the first chunk has their mean colour
     prompts: list[str] = field(default_factory=list)
     inbox: list = field(default_factory=list)

@@ -151,3 +151,16 @@ def test_a_run_holds_the_truth(tabs: Tabs, ask) -> None:
 def test_the_library_fits_the_model() -> None:
     assert len(library(real=False)) == 5
     assert len(library(real=True)) == 3
+
+
+def test_a_branch_waits_where_it_leaves_and_nowhere_before(ask) -> None:
+    ask("load", text=TEXT)
+    ask("put_marker", marker={"kind": "pause", "chunk": 4})
+    ask("put_marker", marker={"kind": "seed", "chunk": 6, "seed": 5})
+    before = ask("put_marker", marker={"kind": "pause", "chunk": 15})["plan"]["timeline"]
+    branch = ask("branch", chunk=12)["timeline"]
+    marks = [(mark["kind"], mark["chunk"]) for mark in branch["markers"]]
+    assert marks == [("seed", 6), ("pause", 12), ("pause", 15), ("end", 30)]
+    assert branch["cues"] == before["cues"]
+    assert ask("sync")["plan"]["timeline"] == before, "the plan itself is as it was"
+    assert not ask("branch")["ok"] and not ask("branch", chunk=True)["ok"]

@@ -8,7 +8,8 @@ again (`gone`).
 
 A request is `{doc, run, op, fields}`; `_OPS` has one line per operation. The answer is `{ok, doc, applies,
 plan}`, `applies` being the first chunk that looks different (null: none), or `{ok: false, error,
-branch_at?}`; `branch_at` is where a branch could do what was refused.
+branch_at?}`; `branch_at` is where a branch could do what was refused. `branch` {chunk} changes nothing: it answers
+`{ok, timeline}`, the plan for a new run that is what this one was up to that chunk, and waits there.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from cf_app.engine import timeline_io as io
 from cf_app.engine.messages import SessionStatus, SetPrompt, SetTimeline
 from cf_app.engine.timeline import CUT, Parts, PromptCue, Timeline
 from cf_app.engine.timeline_history import History, PastError, first_change, unrolled
+from cf_app.engine.timeline_markers import PauseMark
 from cf_app.engine.timeline_schema import marker_from, parts_from, transition_from
 
 from .commands import read_prompt
@@ -70,6 +72,8 @@ class Plans:
         before = self._histories[doc]
         if status is not None and status.timeline is not None:
             before = before.edited(status.timeline)
+        if request["op"] == "branch":
+            return {"ok": True, "timeline": io.to_dict(branched(before.timeline, _whole(request, "chunk")))}
         if request["op"] == "live" and run is not None and len(parts := _parts(request)) == 1:
             run.send(SetPrompt(parts[0][0]))  # the very way of the prompt box
             history = before.edited(run.worker.state(run.session).timeline or before.timeline)
@@ -151,6 +155,16 @@ class Plans:
             "name": cue.name,
             "unknown": list(dict.fromkeys(unknown)),
         }
+
+
+def branched(timeline: Timeline, chunk: int) -> Timeline:
+    """The plan with a pause before `chunk` and none earlier. Seeds and prompts are as they were: played again, the
+    chunks before it come out the same."""
+    timeline = unrolled(timeline, chunk)
+    for mark in timeline.markers:
+        if isinstance(mark, PauseMark) and mark.chunk < chunk:
+            timeline = edits.remove_marker(timeline, mark.kind, mark.chunk)
+    return edits.put_marker(timeline, PauseMark(chunk))
 
 
 def is_story(timeline: Timeline) -> bool:

@@ -378,3 +378,28 @@ def test_a_phone_pans_selects_and_drags(chromium, address) -> None:
     touch("touchEnd")
     until(page, [0, 6, 10])
     context.close()
+
+
+def test_a_branch_goes_back_and_waits(page):
+    page.evaluate("cf.on('chunk', (m) => (window.made ??= []).push([m.run, m.chunk, m.prompt, m.seed]))")
+    page.click(".cf-big")
+    page.wait_for_function("document.querySelector('video').currentTime > 3.2", timeout=60_000)
+    page.evaluate("cf.emit('seek', { time: 1.6 })")
+    page.click("[data-do=branch]")
+    page.wait_for_function("document.querySelector('.cf-wait').textContent.includes('Branch at chunk')", timeout=60_000)
+    chunk = int(page.inner_text(".cf-wait").split("chunk ")[1].split(":")[0])
+    assert chunk in (2, 3) and page.get_attribute(".cf-player", "data-mode") == "paused"
+    page.wait_for_selector(".tl-mark-pause")
+    assert page.evaluate("document.querySelector('video').currentTime") > (chunk - 0.2) * 0.75
+    page.fill(".cf-field textarea", "a blue star floats over the beach at night")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_timeout(300)
+    page.click(".cf-main")
+    wait = "(n) => made.at(-1)[1] > n && document.querySelector('video').currentTime > 0.75 * n + 0.2"
+    page.wait_for_function(wait, arg=chunk, timeout=60_000)
+    made = page.evaluate("made")
+    first, second = made[0][0], made[-1][0]
+    one, two = ({n: [p, s] for run, n, p, s in made if run == token} for token in (first, second))
+    assert first != second and all(one[n] == two[n] for n in range(chunk))
+    assert one[chunk][0] != two[chunk][0] == "a blue star floats over the beach at night"
+    assert one[chunk][1] == two[chunk][1]
