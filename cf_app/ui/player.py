@@ -57,6 +57,7 @@ from .run import jpeg_url
 from .tabs import Tabs
 from .visit import visit, visitor_of
 
+_ON_LOAD = ("player.js", "player_screen.js")  # one script in two files
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
 Answer = dict[str, Any]
@@ -77,7 +78,7 @@ class LivePlayer(gr.HTML):
         """`cushion`: least seconds of unseen video at which the browser asks for the next chunk."""
         super().__init__(
             html_template=asset("player.html"),
-            js_on_load=asset("player.js"),
+            js_on_load="\n".join(asset(name) for name in _ON_LOAD),
             apply_default_css=False,
             elem_id=elem_id,
             server_functions=requests(tabs, gate),
