@@ -17,7 +17,7 @@ from cf_app.training.data import LatentVideos
 from cf_app.training.dmd import Distillation, Trio, distill_step, stage_two, without_curriculum
 from cf_app.training.full_size import LORA_TARGETS, FullScale, networks
 from cf_app.training.loop import Budget
-from cf_app.training.rollouts import Rollout
+from cf_app.training.rollout import Rollout
 from cf_app.training.self_rollout import beside, blank_rollout, denoise, glance, remember, rollout_prompts
 from cf_app.training.setup import Learner, Rates
 from cf_app.training.student import Student

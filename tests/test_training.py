@@ -14,10 +14,14 @@ from torch import nn
 
 from cf_app.cli import main
 from cf_app.memory.policy import SlowFast
+from cf_app.model.vae import TinyVideoAutoencoder
+from cf_app.training.data import LatentVideos, look_away_starts, make_shard
+from cf_app.training.grammar import CAMERAS
 from cf_app.training.loop import Budget, Ema, Run, learning_rate_factor
 from cf_app.training.losses import flow_matching, noised, predicted_x0, sample_sigmas, shifted
 from cf_app.training.muon import Muon, orthogonalise, split_parameters
-from cf_app.training.rollouts import Rollout, own_predictions, recycle_errors, rollout_flow
+from cf_app.training.rollout import Rollout, rollout_flow
+from cf_app.training.rollouts import look_away_promotions, own_predictions
 from cf_app.training.student import Student, student_levels
 
 
@@ -68,14 +72,6 @@ def test_muon_steps_along_the_orthogonalised_gradient() -> None:
         (kernel - target).square().mean().backward()
         optimizer.step()
     assert float((kernel - target).square().mean()) < first / 4
-
-
-def test_recycled_errors_come_from_the_bank_with_their_probability() -> None:
-    x, bank = torch.zeros(400, 2), [torch.ones(2), -torch.ones(2)]
-    assert torch.equal(recycle_errors(x, [], 1.0, random.Random(0)), x)
-    hit = recycle_errors(x, bank, 0.25, random.Random(0)).abs().amax(1)
-    assert set(hit.tolist()) == {0.0, 1.0}
-    assert 0.15 < float(hit.mean()) < 0.35
 
 
 def test_own_predictions_replace_the_truth_of_the_same_video() -> None:
@@ -154,3 +150,22 @@ def test_every_stage_runs_small_and_the_student_generates(tmp_path: Path) -> Non
 def test_a_stage_without_its_forerunner_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "data", "--out", str(tmp_path)]) == 2
     assert "train it first (python -m cf_app train autoencoder)" in capsys.readouterr().err
+
+
+def test_cameras_that_look_away_are_walked_together_and_their_new_views_promoted(tmp_path: Path) -> None:
+    vae = TinyVideoAutoencoder(latent_channels=4, patch_size=4, linear=True, encoder_widths=(), encoder_time=(),
+                               encoder_space=(), encoder_blocks=(), decoder_widths=(8,), decoder_time=(4,),
+                               decoder_space=(2,), decoder_blocks=(1,), decoder_out=8)
+    make_shard(tmp_path / "a.safetensors", vae, 2, 9, seed=1)
+    make_shard(tmp_path / "b.safetensors", vae, 3, 9, seed=2, look_away=True)
+    videos = LatentVideos(tmp_path)
+    (members, turns), = videos.together
+    assert list(members) == [2, 3, 4] and turns == look_away_starts(random.Random(2), 9)
+    away = CAMERAS.index("away")
+    for video in members:
+        looks = [labels[-1] == away for labels in videos.labels[video].tolist()]
+        assert looks == [sum(turn <= chunk for turn in turns) % 2 == 1 for chunk in range(9)]
+    rng = random.Random(0)
+    draws = [look_away_promotions((4,), 9, rng) for _ in range(400)]
+    rates = [sum(draw[chunk] for draw in draws) / 400 for chunk in range(9)]
+    assert rates[4] > 0.8 > rates[5] > 0.25 > max(rates[:4] + rates[6:])

@@ -29,7 +29,6 @@ def test_a_picture_depends_on_its_time_alone() -> None:
 
 def test_what_the_sweeping_camera_left_comes_back() -> None:
     w = world(Scene("red", "ball", "rolls", "meadow", "day", "sweeps"))
-    # The subject has other periods than the camera: compare left of its reach.
     now, quarter, whole = render(w, 1.0 + torch.tensor([0.0, 0.25, 1.0]) * SWEEP_SECONDS)[:, :, :, :15]
     assert float((now - quarter).abs().max()) > 0.2
     assert float((now - whole).abs().max()) < 1e-3
@@ -62,6 +61,25 @@ def test_the_camera_never_jumps() -> None:
     w = World.sample(random.Random(3), cues)
     path = [w.camera(t / 16) for t in range(320)]
     assert max(abs(a - b) for a, b in itertools.pairwise(path)) < 3
+
+
+def test_looking_away_shows_another_place_and_looking_back_the_same_one() -> None:
+    away = Scene("red", "ball", "rolls", "meadow", "day", "away")
+    w = World.sample(random.Random(1), ((0.0, SCENE), (3.0, away), (9.0, SCENE)))
+    before, gone, back = render(w, torch.tensor([2.0, 3.0, 9.0]))[:, :, :56, :15]
+    assert float((before - gone).abs().max()) > 0.2
+    assert float((before - back).abs().max()) < 1e-3
+
+
+def test_the_camera_turns_with_the_subject() -> None:
+    """Only the subject tells where in its sweep a camera is, so their clocks are one, whenever the sweep begins."""
+    scene = Scene("red", "ball", "rolls", "meadow", "day", "sweeps")
+    w = world(scene)
+    moving = {t: abs(w.camera(t + .1) - w.camera(t)) > 1 for t in (1.0, 4.0, 5.0, 7.0, 10.0, 11.0)}
+    assert moving == {1.0: True, 4.0: True, 5.0: False, 7.0: True, 10.0: True, 11.0: False}
+    late = World.sample(random.Random(1), ((0.0, SCENE), (4.5, scene)))
+    assert late.camera(5.5) == late.camera(0.0), "the subject has rolled since 0, at 4.5 s the camera rests"
+    assert late.camera(7.0) < 0
 
 
 @pytest.mark.parametrize("motion", ATTRIBUTES["motion"])

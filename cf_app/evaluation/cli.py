@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the `evaluate` command."""
     parser.add_argument("--model", help="folder or name of a model (default: the one that comes along)")
     parser.add_argument("--prompts", type=int, default=100, help="random scenes to ask for (default %(default)s)")
-    parser.add_argument("--chunks", type=int, default=8, help="chunks of each session (default %(default)s)")
+    parser.add_argument("--chunks", type=int, default=11, help="chunks of each session (default %(default)s)")
     parser.add_argument("--probe", type=Path, default=Path("runs/probe.safetensors"),
                         help="the probe's weights; trained (minutes) and written there first where there are none")
     parser.add_argument("--json", type=Path, help="write the numbers to this file, too")
@@ -32,15 +32,15 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from ..training.grammar import ATTRIBUTES, Scene, describe, scene_labels
-    from .probe import accuracy, draw_batch, from_bytes, load_probe, probe_looks, read, save_probe, train_probe
+    from ..training.data import CHUNK_SECONDS
+    from ..training.grammar import ATTRIBUTES, Scene, describe
+    from ..training.world import World
+    from .probe import accuracy, draw_batch, from_bytes, probe_looks, read, visible_labels
+    from .proofs import ready_probe
 
     if arguments.prompts < 1 or arguments.chunks < 3:
         raise ValueError(f"--prompts {arguments.prompts} --chunks {arguments.chunks}: expected at least 1 and 3")
-    if not arguments.probe.exists():
-        arguments.probe.parent.mkdir(parents=True, exist_ok=True)
-        save_probe(train_probe(samples=8000, steps=1200), arguments.probe)
-    probe = load_probe(arguments.probe)
+    probe = ready_probe(arguments.probe)
     looks, labels = draw_batch(random.Random(1_000_000), 400)
     truth = accuracy(read(probe, from_bytes(looks)), labels)
     engine, rng = cf_app.load(arguments.model), random.Random(7)
@@ -51,7 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
         frames = [chunk.frames for chunk in session.stream(chunks=arguments.chunks)][-2:]
         pixels = from_bytes(torch.from_numpy(np.concatenate(frames)).permute(3, 0, 1, 2)[None])
         seen.append(read(probe, probe_looks(pixels)))
-        wanted.append(torch.tensor([scene_labels(scene)]))
+        world, at = World.sample(random.Random(seed), ((0.0, scene),)), (arguments.chunks - 2) * CHUNK_SECONDS
+        wanted.append(torch.tensor([visible_labels(world, at)]))
     student = accuracy(torch.cat(seen), torch.cat(wanted))
     rows = {name: {"student": student[name], "truth": truth[name], "chance": 1 / len(values)}
             for name, values in ATTRIBUTES.items()}

@@ -13,11 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..training.grammar import ATTRIBUTES, Scene, scene_labels
+from ..training.grammar import ATTRIBUTES, CAMERAS, Scene, scene_labels
 from ..training.world import FPS, World, render
 
 WINDOW = 24                     # pixel frames that the probe reads: two chunks, so that a camera's turn shows
 LOOKS = (0, 6, 12, 18, 23)      # those of them that it sees
+MOVED = 16.0                    # units that a camera must have gone from first to last look to be seen moving
 
 
 class Probe(nn.Module):
@@ -51,12 +52,24 @@ def probe_looks(frames: Tensor) -> Tensor:
     return looks if looks.shape[-2:] == (80, 128) else F.interpolate(looks, (80, 128), mode="area")
 
 
+def visible_labels(world: World, seconds: float) -> tuple[int, ...]:
+    """What the `WINDOW` from `seconds` on can show, by attribute: the scene's labels, but of the camera what it does.
+
+    A sweeping camera goes right, rests, or goes left: no two chunks tell it from others, so the probe reads (and a
+    student must show) what it does at that time.
+    """
+    went = world.camera(seconds + LOOKS[-1] / FPS) - world.camera(seconds)
+    camera = "still" if abs(went) < MOVED else "right" if went > 0 else "left"
+    return *scene_labels(world.scene_at(seconds))[:-1], CAMERAS.index(camera)
+
+
 def draw_labelled(rng: random.Random) -> tuple[Tensor, tuple[int, ...]]:
     """What the probe sees of a random scene, uint8 [15, 80, 128], and its labels."""
     scene = Scene.sample(rng)
     world = World.sample(rng, ((0.0, scene),), 30)
-    times = rng.uniform(0, 20) + torch.arange(WINDOW) / FPS
-    return (render(world, times[list(LOOKS)]).flatten(0, 1) * 255).byte(), scene_labels(scene)
+    begin = rng.uniform(0, 20)
+    times = begin + torch.arange(WINDOW) / FPS
+    return (render(world, times[list(LOOKS)]).flatten(0, 1) * 255).byte(), visible_labels(world, begin)
 
 
 def draw_batch(rng: random.Random, count: int) -> tuple[Tensor, Tensor]:

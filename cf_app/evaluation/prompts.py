@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import torch
 
 from ..engine.timeline import MemoryMode
-from ..training.data import CHUNK_FRAMES
-from ..training.grammar import ATTRIBUTES, Scene, scene_labels
-from .films import Film, Take, looks
-from .probe import LOOKS, Probe, read
+from ..training.data import CHUNK_FRAMES, CHUNK_SECONDS
+from ..training.grammar import ATTRIBUTES, Scene
+from .films import Film, Take, looks, world_of
+from .probe import LOOKS, Probe, read, visible_labels
 
-READ_CHUNKS = 8                   # prompt following: length of a film, of which the last two chunks are read
+READ_CHUNKS = 11                  # prompt following: length of a film, of which the last two chunks are read; by
+                                  # then a sweeping camera is on its way back
 SWITCH_AT, SWITCH_CHUNKS = 6, 15  # chunk of the change, length of the film
 SWITCH_READ = range(SWITCH_AT, SWITCH_CHUNKS - 1)
 
@@ -52,10 +53,17 @@ def readings(probe: Probe, film: Film, chunks: Sequence[int]) -> torch.Tensor:
     return read(probe, torch.cat([looks(film, chunk, LOOKS) for chunk in chunks]))
 
 
+def expected(take: Take, chunks: Sequence[int]) -> torch.Tensor:
+    """Attribute indices [chunks, 6] that the take's own world shows at these chunks."""
+    world = world_of(take)
+    return torch.tensor([visible_labels(world, chunk * CHUNK_SECONDS) for chunk in chunks])
+
+
 def following(probe: Probe, takes: Sequence[Take], films: Sequence[Film]) -> dict[str, float]:
     """Accuracy per attribute over films' last two chunks, and "mean", 0 to 1."""
-    right = torch.cat([readings(probe, film, (READ_CHUNKS - 2,))
-                       == torch.tensor(scene_labels(take.cues[0][1])) for take, film in zip(takes, films, strict=True)])
+    at = (READ_CHUNKS - 2,)
+    right = torch.cat([readings(probe, film, at) == expected(take, at)
+                       for take, film in zip(takes, films, strict=True)])
     result = dict(zip(ATTRIBUTES, right.float().mean(0).tolist(), strict=True))
     return {**result, "mean": statistics.mean(result.values())}
 
@@ -77,9 +85,8 @@ class Latency:
     mean: float
 
 
-def first_shown(read_values: Sequence[int], value: int) -> int | None:
-    """Index of the first of two successive readings of `value` (the last reading may stand alone)."""
-    hits = [seen == value for seen in read_values]
+def first_shown(hits: Sequence[bool]) -> int | None:
+    """Index of the first of two successive hits (the last one may stand alone)."""
     return next((i for i, hit in enumerate(hits) if hit and all(hits[i:i + 2])), None)
 
 
@@ -88,11 +95,10 @@ def latencies(probe: Probe, takes: Sequence[Take], films: Sequence[Film]) -> dic
     rows: dict[str, list[int | None]] = {name: [] for name in ATTRIBUTES}
     for take, film in zip(takes, films, strict=True):
         before, after = take.cues[0][1], take.cues[1][1]
-        seen = readings(probe, film, SWITCH_READ)
-        pairs = zip(ATTRIBUTES, scene_labels(before), scene_labels(after), strict=True)
-        for index, (name, old, new) in enumerate(pairs):
-            if old != new:
-                rows[name].append(first_shown(seen[:, index].tolist(), new))
+        hits = readings(probe, film, SWITCH_READ) == expected(take, SWITCH_READ)
+        for index, name in enumerate(ATTRIBUTES):
+            if vars(before)[name] != vars(after)[name]:
+                rows[name].append(first_shown(hits[:, index].tolist()))
     rows["all"] = [value for values in rows.values() for value in values]
     return {name: _latency(values) for name, values in rows.items() if values}
 

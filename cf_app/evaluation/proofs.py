@@ -15,13 +15,12 @@ import cf_app
 
 from ..engine.engine import Engine
 from ..memory.policy import Fifo, InfinityRope, Policy, SinkWindow, SlowFast, Uniform, policy_to_dict
-from ..training.data import CHUNK_FRAMES
 from . import drift, prompts, revisit
 from .films import Film, Studio, Take, draw, recoded
 from .probe import LOOKS, Probe, load_probe, save_probe, train_probe
 from .report import Results, sheet
 
-SHEET = (40, 84, 128, 172, 216)   # pixel frames of a sweep's picture: mirrored about the far end
+AWAY_SECONDS, GAPS = 8.0, (4.0, 16.0, 24.0)
 TEACHER_STEPS = 32
 
 
@@ -82,14 +81,24 @@ def chosen_policies(own: Policy, names: Sequence[str] | None) -> dict[str, Polic
 
 
 def revisits(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
-    """The sweeping camera under every policy and a sweep of tau."""
-    takes = revisit.sweep_takes(arguments.seeds)
-    trial = Trial(takes, revisit.SWEEP_GAPS)
-    results.begin("revisit", seeds=arguments.seeds, interval="95 % bootstrap", **_who(bench))
+    """A camera that looks away for 8 s, under every policy and a sweep of tau."""
+    _compare("revisit", revisit.away_course(arguments.seeds, AWAY_SECONDS), bench, arguments, results)
+
+
+def sweeps(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
+    """The sweeping camera, under every policy."""
+    arguments.taus = 0
+    _compare("sweep", revisit.sweep_course(arguments.seeds), bench, arguments, results)
+
+
+def _compare(measure: str, course: revisit.Course, bench: Bench, arguments: argparse.Namespace,
+             results: Results) -> None:
+    trial = Trial(course)
+    results.begin(measure, seeds=arguments.seeds, interval="95 % bootstrap", **_who(bench))
     pictures = {}
     for label, films in trial.truths(bench):
-        results.add("revisit", label, trial.row(films)[0])
-        pictures[label] = _sheet_row(films[0])
+        results.add(measure, label, trial.row(films)[0])
+        pictures[label] = trial.story(films[0])
     base: dict[float, list[revisit.Distances]] | None = None
     todo = dict(chosen_policies(bench.studio.engine.policy, arguments.policies))
     while todo:
@@ -97,9 +106,9 @@ def revisits(bench: Bench, arguments: argparse.Namespace, results: Results) -> N
         del todo[label]
         films = bench.film(trial.takes_with(policy), label)
         row, distances = trial.row(films, base)
-        results.add("revisit", label, row)
-        pictures[label] = _sheet_row(films[0])
-        sheet(pictures, results.folder / "revisit.png")
+        results.add(measure, label, row)
+        pictures[label] = trial.story(films[0])
+        sheet(pictures, results.folder / f"{measure}.png")
         if label == "slow-fast":
             base = distances
             todo |= tau_sweep(policy, films, arguments.taus)
@@ -116,9 +125,9 @@ def tau_sweep(policy: Policy, films: Sequence[Film], count: int) -> dict[str, Po
 
 
 def gaps(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
-    """Longer absences: the camera pans away, waits, and pans back."""
+    """Shorter and longer absences."""
     results.begin("gaps", seeds=arguments.seeds, interval="95 % bootstrap", **_who(bench))
-    trials = {gap: Trial(revisit.wait_takes(arguments.seeds, gap), (gap,)) for gap in revisit.WAITS}
+    trials = {gap: Trial(revisit.away_course(arguments.seeds, gap)) for gap in GAPS}
     for label in ("truth", *chosen_policies(bench.studio.engine.policy, arguments.policies)):
         row: dict[str, object] = {}
         for gap, trial in trials.items():
@@ -126,19 +135,22 @@ def gaps(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
             films = ([draw(take) for take in trial.takes] if label == "truth"
                      else bench.film(trial.takes_with(policy), f"{label}, {gap:g} s"))
             row |= {name if name.endswith(" s") else f"{name} {gap:g} s": value
-                    for name, value in trial.row(films)[0].items() if name != "promoted"}
+                    for name, value in trial.row(films)[0].items() if name in (f"{gap:g} s", "recognised")}
         results.add("gaps", label, row)
 
 
 class Trial:
-    """Takes that share a camera, and what is compared in their films."""
+    """A course on which policies are compared."""
 
-    def __init__(self, takes: Sequence[Take], gaps: Sequence[float]) -> None:
-        self.gaps, self.plan = tuple(gaps), revisit.plan(takes[0], gaps)
-        last = takes[0].chunks * CHUNK_FRAMES
-        keep = tuple(sorted({*revisit.wanted(self.plan), *(i for i in SHEET if i < last)}))
-        self.takes = [replace(take, keep=keep) for take in takes]
-        self.groups = [revisit.group_of(take) for take in takes]
+    def __init__(self, course: revisit.Course) -> None:
+        self.course, self.plan, self.gaps = course, course.plan, tuple(course.plan)
+        keep = tuple(sorted({*revisit.wanted(self.plan), *course.story}))
+        self.takes = [replace(take, keep=keep) for take in course.takes]
+        self.groups = [revisit.group_of(take) for take in self.takes]
+
+    def story(self, film: Film) -> list[np.ndarray]:
+        """One film in a few pictures."""
+        return [film.frames[i] for i in self.course.story]
 
     def takes_with(self, policy: Policy | None, steps: int | None = None) -> list[Take]:
         return [replace(take, policy=policy, steps=steps) for take in self.takes]
@@ -172,10 +184,6 @@ class Trial:
 def _who(bench: Bench) -> dict[str, object]:
     """The model and its own memory policy, for the record."""
     return {"model": bench.studio.engine.name, "memory": policy_to_dict(bench.studio.engine.policy)}
-
-
-def _sheet_row(film: Film) -> list[np.ndarray]:
-    return [film.frames[i] for i in SHEET]
 
 
 def following(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
@@ -241,12 +249,12 @@ def _at_steps(bench: Bench, arguments: argparse.Namespace, steps: int, label: st
     films = bench.film(asked, f"{label}: prompts")
     row: dict[str, object] = dict(prompts.following(bench.probe(), asked, films))
     row["sharpness"] = drift.sharpness(films)
-    trial = Trial(revisit.sweep_takes(arguments.seeds), revisit.SWEEP_GAPS)
+    trial = Trial(revisit.away_course(arguments.seeds, AWAY_SECONDS))
     seen, _ = trial.row(bench.film(trial.takes_with(None, steps), f"{label}: revisit"))
     return row | {f"revisit {name}": value for name, value in seen.items() if name.endswith(" s")}
 
 
 PROOFS: dict[str, Callable[[Bench, argparse.Namespace, Results], None]] = {
-    "prompts": following, "revisit": revisits, "gaps": gaps, "switch": switching, "drift": drifting,
+    "prompts": following, "revisit": revisits, "gaps": gaps, "sweep": sweeps, "switch": switching, "drift": drifting,
     "steps": few_and_many,
 }

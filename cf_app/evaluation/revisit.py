@@ -13,6 +13,10 @@ score is 0, too. `moved` says how far the far end is, as a part of the distance 
 
 The subject is masked: it is on the screen all the time. So are sky and ground, which are the same in every world, and
 the sun, which does not move: scenes are by day or at night, where it stands above the rows that are compared.
+
+Two cameras leave and come back. One *looks away* for as long as wanted and then back at once, when its prompt says so:
+all of the picture is gone and due again. Before that it goes on to a place of which the first chunk shows nothing, so
+an attention sink alone can not answer. The other one *sweeps*, and a little more comes back with every pixel frame.
 """
 from __future__ import annotations
 
@@ -31,11 +35,10 @@ from .films import Cues, Film, Take, world_of
 ROWS = slice(23, 63)            # hills and landmarks: below the sun, above the bare ground
 COLUMNS = (2, WIDTH - 22)       # first columns of the strips, left and right of where hopping and floating subjects go
 STRIP = 20                      # columns
-SHIFT, LATE, STRIDE = 2, 8, 2   # window of alignment: columns either way, pixel frames either way and their step
-SWEEP_CHUNKS = 22               # a whole period of the sweeping camera
-PAN_CHUNKS = 8                  # there, and back again, around the wait of a longer gap
-SWEEP_GAPS = (4.0, 8.0, 12.0)
-WAITS = {16.0: 9, 24.0: 20}     # gap in seconds: chunks that the camera waits at the far end
+SHIFT, LATE, STRIDE = 2, 6, 2   # window of alignment: columns either way, pixel frames either way and their step
+SWEEP_CHUNKS = 27               # there, back, and there again: both ends come back
+SWEEP_GAPS = (4.0, 8.0)
+PAN_CHUNKS, STAY_CHUNKS, BACK_CHUNKS = 7, 4, 3   # looking away: on to somewhere else, there for a while, and back there
 NOTHING = 1e-6                  # mean squared difference of worlds below which there is nothing to remember: score 0
 TOLERANCE = 1.25                # seconds by which a gap may differ from its name
 
@@ -79,7 +82,7 @@ def find_revisits(path: Sequence[float]) -> list[Revisit]:
     return found
 
 
-def choose(revisits: Sequence[Revisit], gap: float, count: int = 4) -> list[Revisit]:
+def choose(revisits: Sequence[Revisit], gap: float, count: int = 8) -> list[Revisit]:
     """Up to `count` revisits after about `gap` seconds, spread evenly."""
     near = [revisit for revisit in revisits if abs(revisit.gap - gap) <= TOLERANCE]
     return [near[i] for i in np.unique(np.linspace(0, len(near) - 1, count).round().astype(int))] if near else []
@@ -91,20 +94,50 @@ def camera_path(take: Take) -> list[float]:
     return [world.camera(i / FPS) for i in range(take.chunks * CHUNK_FRAMES)]
 
 
-def plan(take: Take, gaps: Sequence[float]) -> dict[float, list[Revisit]]:
-    """What to compare in films of `take`'s camera, by gap.
+@dataclass(frozen=True)
+class Course:
+    """Films of one camera: what to film, what to compare by gap (seconds), and pixel frames that tell its story."""
+
+    takes: tuple[Take, ...]
+    plan: dict[float, list[Revisit]]
+    story: tuple[int, ...]
+
+
+def sweep_course(seeds: int, gaps: Sequence[float] = SWEEP_GAPS) -> Course:
+    """The camera sweeps there, back, and there again.
 
     Raises:
-        ValueError: the camera never comes back after such a gap.
+        ValueError: fewer than two seeds, or the camera never comes back after such a gap.
     """
-    revisits = find_revisits(camera_path(take))
-    chosen = {gap: choose(revisits, gap) for gap in gaps}
-    for gap, rows in chosen.items():
+    takes = _takes(seeds, lambda scene: ((0, scene("sweeps")),), SWEEP_CHUNKS)
+    revisits = find_revisits(camera_path(takes[0]))
+    plan = {gap: choose(revisits, gap) for gap in gaps}
+    for gap, rows in plan.items():
         if not rows:
             at = sorted({round(revisit.gap) for revisit in revisits})
-            raise ValueError(f"nothing comes back after {gap:g} s within {take.chunks * CHUNK_SECONDS:g} s; after "
+            raise ValueError(f"nothing comes back after {gap:g} s within {SWEEP_CHUNKS * CHUNK_SECONDS:g} s; after "
                              f"{', '.join(map(str, at)) or 'no'} s it does: choose another gap or a longer film")
-    return chosen
+    return Course(takes, plan, (12, 40, 84, 152, 180, 232, 276))
+
+
+def away_course(seeds: int, gap: float) -> Course:
+    """The camera goes on, stays, looks away for `gap` seconds (to the next chunk), and back.
+
+    Raises:
+        ValueError: fewer than two seeds, or a gap that is shorter than a chunk.
+    """
+    chunks = round(gap / CHUNK_SECONDS)
+    if chunks < 2:
+        raise ValueError(f"a gap of {gap:g} s: expected at least {2 * CHUNK_SECONDS:g} s")
+    leave = PAN_CHUNKS + STAY_CHUNKS
+    back = leave + chunks
+    takes = _takes(seeds, lambda scene: ((0, scene("right")), (PAN_CHUNKS, scene("still")), (leave, scene("away")),
+                                         (back, scene("still"))), back + BACK_CHUNKS)
+    first, last = leave * CHUNK_FRAMES, back * CHUNK_FRAMES
+    away = (first + last) // 2
+    pairs = ((first - 16, last + LATE), (first - 2, last + LATE + 14))
+    rows = [Revisit(left, away, again, column, chunks * CHUNK_SECONDS) for left, again in pairs for column in COLUMNS]
+    return Course(takes, {gap: rows}, (6, first - 20, first - 2, first + 8, away, last - 2, last + 8, last + LATE + 14))
 
 
 def window(at: int) -> list[int]:
@@ -118,30 +151,13 @@ def wanted(chosen: dict[float, list[Revisit]]) -> tuple[int, ...]:
     return tuple(sorted({i for r in rows for i in (r.left, *window(r.away), *window(r.back))}))
 
 
-def sweep_takes(seeds: int) -> list[Take]:
-    """One sweep there and back for each seed. Scenes come in groups of the same place and time of day.
-
-    Raises:
-        ValueError: fewer than two seeds: a world needs another one to be told from.
-    """
-    return _takes(seeds, lambda scene: ((0, scene("sweeps")),), SWEEP_CHUNKS)
-
-
-def wait_takes(seeds: int, gap: float) -> list[Take]:
-    """The camera pans right, waits, and pans back; errors as `sweep_takes`."""
-    if gap not in WAITS:
-        raise ValueError(f"a gap of {gap:g} s: expected one of {', '.join(f'{g:g}' for g in WAITS)}")
-    turn = PAN_CHUNKS + WAITS[gap]
-    return _takes(seeds, lambda scene: ((0, scene("right")), (PAN_CHUNKS, scene("still")), (turn, scene("left"))),
-                  turn + PAN_CHUNKS + 1)
-
-
 def group_of(take: Take) -> tuple[str, str]:
     """Films of one group differ in what no prompt names (and in the masked subject)."""
     return take.cues[0][1].place, take.cues[0][1].time
 
 
-def _takes(seeds: int, cues: Callable[[Callable[[str], Scene]], Cues], chunks: int) -> list[Take]:
+def _takes(seeds: int, cues: Callable[[Callable[[str], Scene]], Cues], chunks: int) -> tuple[Take, ...]:
+    """Scenes come in groups of the same place and time of day."""
     if seeds < 2:
         raise ValueError(f"{seeds} seeds: expected at least 2, each world is told from another one")
     kinds = [(place, time) for time in ("day", "night") for place in PLACES]
@@ -151,7 +167,7 @@ def _takes(seeds: int, cues: Callable[[Callable[[str], Scene]], Cues], chunks: i
         colour, shape, motion = rng.choice(COLOURS), rng.choice(SHAPES), rng.choice(("hops", "floats"))
         scene = partial(Scene, colour, shape, motion, place, time)
         takes.append(Take(cues(scene), 10_000 + seed, chunks, ()))
-    return takes
+    return tuple(takes)
 
 
 def distance(strip: np.ndarray, pictures: Sequence[np.ndarray], column: int) -> float:

@@ -88,7 +88,8 @@ def _data(arguments: argparse.Namespace) -> None:
         for index in tqdm(range(-(-videos // per_shard)), desc=f"shards of {length} chunks"):
             path = folder / f"shard_{index:04d}.safetensors"
             if not path.exists():
-                make_shard(path, vae, count, length, first + index)
+                # In every second shard of long videos the cameras look away and back.
+                make_shard(path, vae, count, length, first + index, look_away=folder == data and index % 2 == 1)
 
 
 def _pictures(arguments: argparse.Namespace) -> None:

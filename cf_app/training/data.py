@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,11 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..model.vae import TinyVideoAutoencoder
-from .grammar import ATTRIBUTES, Scene, describe, scene_labels
+from .grammar import ATTRIBUTES, CAMERAS, Scene, describe, scene_labels
 from .world import FPS, World, render
 
 CHUNK_FRAMES, CHUNK_LATENTS = 12, 3
 CHUNK_SECONDS = CHUNK_FRAMES / FPS
+_CAMERA = list(ATTRIBUTES).index("camera")
 
 
 def sample_cues(rng: random.Random, chunks: int) -> tuple[tuple[float, Scene], ...]:
@@ -35,6 +38,33 @@ def sample_cues(rng: random.Random, chunks: int) -> tuple[tuple[float, Scene], .
     return tuple(cues)
 
 
+def look_away_cues(rng: random.Random, starts: Sequence[int]) -> tuple[tuple[float, Scene], ...]:
+    """A camera that looks away and back at each of the chunks `starts`; now and then another attribute changes, too.
+
+    What it comes back to is in no prompt: only memory has it.
+    """
+    scene = replace(Scene.sample(rng), camera=rng.choice(("still", "still", "right", "left")))
+    cues, others = [(0.0, scene)], [name for name in ATTRIBUTES if name != "camera"]
+    if scene.camera != "still" and starts[0] > 1 and rng.random() < .7:  # so home is not in the sink
+        scene = replace(scene, camera="still")
+        cues.append((rng.randint(1, starts[0] - 1) * CHUNK_SECONDS, scene))
+    for chunk in starts:
+        scene = scene.changed(rng, (rng.choice(others),)) if rng.random() < .2 else scene
+        scene = replace(scene, camera="still" if scene.camera == "away" else "away")
+        cues.append((chunk * CHUNK_SECONDS, scene))
+    return tuple(cues)
+
+
+def look_away_starts(rng: random.Random, chunks: int) -> tuple[int, ...]:
+    """Chunks at which a camera looks away and back in turn: 2 to 6 chunks at home, 2 to 12 away."""
+    starts, chunk, home = [], rng.randint(2, 6), True
+    while chunk < chunks:
+        starts.append(chunk)
+        home = not home
+        chunk += rng.randint(2, 6) if home else rng.choice((2, 3, 4, 5, 6, 8, 10, 12))
+    return tuple(starts)
+
+
 def draw_video(world: World, chunks: int) -> Tensor:
     """All pixel frames of `chunks` chunks of `world`: [1, 3, P, H, W] in [-1, 1]."""
     times = torch.arange(chunks * CHUNK_FRAMES) / FPS
@@ -42,12 +72,18 @@ def draw_video(world: World, chunks: int) -> Tensor:
 
 
 @torch.no_grad()
-def make_shard(path: Path, vae: TinyVideoAutoencoder, videos: int, chunks: int, seed: int) -> None:
-    """Draws and encodes `videos` videos of `chunks` chunks into one file, written whole or not at all."""
+def make_shard(path: Path, vae: TinyVideoAutoencoder, videos: int, chunks: int, seed: int,
+               look_away: bool = False) -> None:
+    """Draws and encodes `videos` videos of `chunks` chunks into one file, written whole or not at all.
+
+    With `look_away` all of their cameras look away and back at the same chunks, so that they can be walked together.
+    """
     rng = random.Random(seed)
     latents, labels = [], []
+    starts = look_away_starts(rng, chunks) if look_away else None
     for _ in range(videos):
-        world = World.sample(rng, sample_cues(rng, chunks), chunks * CHUNK_SECONDS)
+        cues = sample_cues(rng, chunks) if starts is None else look_away_cues(rng, starts)
+        world = World.sample(rng, cues, chunks * CHUNK_SECONDS)
         with torch.autocast("cpu", torch.bfloat16):
             latents.append(vae.encode(draw_video(world, chunks))[0].transpose(0, 1).half())
         labels.append([scene_labels(world.scene_at(i * CHUNK_SECONDS)) for i in range(chunks)])
@@ -65,6 +101,8 @@ def openings(folder: Path) -> Path:
 class LatentVideos:
     """Every shard of a folder, in memory; `refresh` takes in new ones.
 
+    `together`: of each shard whose cameras look away at the same chunks, its videos and those chunks.
+
     Raises:
         ValueError: the folder holds no shard.
     """
@@ -73,6 +111,7 @@ class LatentVideos:
         self.folder, self.seen = folder, set[Path]()
         self.latents: list[Tensor] = []
         self.labels: list[Tensor] = []
+        self.together: list[tuple[range, tuple[int, ...]]] = []
         self.refresh()
         if not self.latents:
             raise ValueError(f"no training videos in {folder}: make some first (python -m cf_app train data)")
@@ -80,8 +119,13 @@ class LatentVideos:
     def refresh(self) -> None:
         for path in sorted(set(self.folder.glob("*.safetensors")) - self.seen):
             shard = load_file(path)
+            count = len(self.latents)
             self.latents += list(shard["latents"])
             self.labels += list(shard["labels"])
+            away = shard["labels"][:, :, _CAMERA] == CAMERAS.index("away")
+            turns = (away[0, 1:] != away[0, :-1]).nonzero().flatten() + 1
+            if len(turns) and bool((away == away[0]).all()):
+                self.together.append((range(count, len(self.latents)), tuple(turns.tolist())))
             self.seen.add(path)
 
     @property
@@ -92,8 +136,12 @@ class LatentVideos:
     @property
     def still(self) -> list[int]:
         """The videos whose camera stands all the time: no landmark comes into the picture."""
-        camera, value = list(ATTRIBUTES).index("camera"), ATTRIBUTES["camera"].index("still")
-        return [i for i, labels in enumerate(self.labels) if bool((labels[:, camera] == value).all())]
+        value = CAMERAS.index("still")
+        return [i for i, labels in enumerate(self.labels) if bool((labels[:, _CAMERA] == value).all())]
+
+    def starts_still(self, video: int) -> bool:
+        """Whether the camera stands in the first chunk."""
+        return int(self.labels[video][0, _CAMERA]) == CAMERAS.index("still")
 
     def __len__(self) -> int:
         return len(self.latents)

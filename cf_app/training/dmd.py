@@ -30,7 +30,7 @@ from .losses import (
     rollout_passes,
     score_sigmas,
 )
-from .rollouts import Rollout
+from .rollout import Rollout
 from .self_rollout import beside, blank_rollout, denoise, glance, remember, rollout_prompts
 from .setup import Learner, Rates, set_up
 from .strips import Strip

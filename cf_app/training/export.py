@@ -10,11 +10,12 @@ import torch
 from ..config import Geometry, ModelConfig, SamplerConfig
 from ..model.vae import TinyVideoAutoencoder
 from .grammar import vocabulary
-from .student import SHIFT, TIMESTEPS, write_json
+from .student import SHIFT, TRAINED_TIMESTEPS, write_json
 from .text import MAX_LENGTH
 
 EXAMPLES = (
     "a red ball hops through the meadow by day",
+    "a red ball hops through the meadow by day, the camera looks away",
     "a blue star floats over the beach at sunset, the camera pans right",
     "a yellow heart rolls through the desert at dawn",
     "a pink box hops through the snow at night, the camera sweeps",
@@ -43,6 +44,6 @@ def export(vae: Path, student: Path, target: Path, tau: float) -> None:
         name="embedded", title="Embedded student",
         description="A small causal student of Wan's architecture, trained on a procedural world.",
         geometry=Geometry(transformer["in_channels"], 80 // 8, 128 // 8, scale, autoencoder.temporal_scale),
-        sampler=SamplerConfig(TIMESTEPS, SHIFT), memory={"policy": "slow_fast", "tau": tau}, text_length=MAX_LENGTH,
-        vocabulary=frozenset(vocabulary()), example_prompts=EXAMPLES)
+        sampler=SamplerConfig(TRAINED_TIMESTEPS, SHIFT), memory={"policy": "slow_fast", "tau": tau},
+        text_length=MAX_LENGTH, vocabulary=frozenset(vocabulary()), example_prompts=EXAMPLES)
     write_json(target / "cf_config.json", config.to_dict())

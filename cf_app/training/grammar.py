@@ -13,7 +13,7 @@ SHAPES = ("ball", "box", "star", "heart", "pyramid")
 MOTIONS = ("hops", "rolls", "floats")
 PLACES = ("meadow", "desert", "snow", "beach")
 TIMES = ("day", "sunset", "night", "dawn")
-CAMERAS = ("still", "right", "left", "sweeps")
+CAMERAS = ("still", "right", "left", "sweeps", "away")
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "colour": COLOURS, "shape": SHAPES, "motion": MOTIONS, "place": PLACES, "time": TIMES, "camera": CAMERAS,
@@ -42,6 +42,7 @@ _CAMERA_WORDS = {
     "right": ("the camera pans right", "the camera moves right", "panning right"),
     "left": ("the camera pans left", "the camera moves left", "panning left"),
     "sweeps": ("the camera sweeps", "the camera sweeps back and forth", "sweeping camera"),
+    "away": ("the camera looks away", "looking away"),
 }
 
 

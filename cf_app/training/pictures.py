@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from ..model.attention import SelfContext
 from .data import LatentVideos, openings
-from .loop import Budget, Ema, Run
+from .loop import Budget
 from .losses import flow_matching, noised, sample_sigmas
+from .setup import Rates, set_up
 from .student import SHIFT, Student, student_levels
+
+PICTURE_RATES = Rates(muon=5e-3, adam=1e-3, ema=0.998)
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,7 @@ class PictureTraining:
     batch: int = 40
     drop: float = 0.05
     focus: float = 0.3
-    muon_rate: float = 5e-3
-    adam_rate: float = 1e-3
-    ema: float = 0.998
+    rates: Rates = PICTURE_RATES
     seed: int = 0
 
 
@@ -50,37 +50,25 @@ def train_pictures(data: Path, folder: Path, config: PictureTraining, start: Pat
 
     Begins with the student in `start`, or with fresh weights.
     """
-    accelerator = Accelerator(mixed_precision="bf16")
-    torch.manual_seed(config.seed + accelerator.process_index)
-    student = Student.load(start) if start else Student.embedded()
-    optimizers = student.optimizers(config.muon_rate, config.adam_rate)
-    model, *prepared = accelerator.prepare(student, *optimizers)
-    run, ema = Run(accelerator, folder, config.budget), Ema(student, config.ema)
-    accelerator.register_for_checkpointing(run, ema)
-    run.resume()
-    videos, rng = LatentVideos(openings(data)), random.Random(config.seed * 1000 + accelerator.process_index + run.step)
-    for step in run.steps():
-        run.schedule(optimizers, [config.muon_rate, config.adam_rate], decay=.25)
-        x0, prompts = sample_chunks(videos, rng, config.batch, config.drop)
+    network = Student.load(start) if start else Student.embedded()
+    stage = set_up(folder, config.budget, config.seed, (network, config.rates))
+    learner, accelerator = stage.learners[0], stage.accelerator
+    videos = LatentVideos(openings(data))
+    for step in stage.run.steps():
+        learner.schedule(stage.run, decay=.25)
+        x0, prompts = sample_chunks(videos, stage.rng, config.batch, config.drop)
         x0 = x0.to(accelerator.device)
         sigma = sample_sigmas(len(x0), SHIFT, student_levels(), config.focus).to(x0)
         noise = torch.randn_like(x0)
         with accelerator.autocast():
-            flow = model(picture_flow, noised(x0, noise, sigma), sigma, prompts)
+            flow = learner.model(picture_flow, noised(x0, noise, sigma), sigma, prompts)
         loss = flow_matching(flow, x0, noise)
         accelerator.backward(loss)
-        norm = accelerator.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in prepared:
-            optimizer.step()
-            optimizer.zero_grad()
-        ema.update(student)
+        norm = learner.step(accelerator)
         if step % 25 == 0:
             high = sigma > .95
             error = (flow.detach() - (noise - x0)).square().flatten(1).mean(1)
-            run.log(loss=loss.detach(), pure_noise=error[high].mean() if high.any() else -1.0, norm=norm)
+            stage.run.log(loss=loss.detach(), pure_noise=error[high].mean() if high.any() else -1.0, norm=norm)
         if step % 100 == 0:
             videos.refresh()
-    ema.copy_to(student)
-    if accelerator.is_main_process:
-        student.save(folder / "student")
-    return student
+    return learner.finish(accelerator, folder / "student")

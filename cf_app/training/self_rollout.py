@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from ..memory.policy import InfinityRope, SlowFast
-from .data import CHUNK_SECONDS, sample_cues
+from .data import CHUNK_SECONDS, look_away_cues, look_away_starts, sample_cues
 from .grammar import describe
 from .losses import Flow, noised, predicted_x0
-from .rollouts import MemoryContext, Rollout
+from .rollout import MemoryContext, Rollout
+from .rollouts import look_away_promotions
 from .student import Student
 
 
@@ -67,16 +68,19 @@ def denoise(flow: Flow, noise: Tensor, levels: Sequence[float], gradient: bool =
 def blank_rollout(videos: int, chunks: int, size: tuple[int, int, int], chunk_latents: int, rng: random.Random,
                   device: torch.device, drop: float = 0.05) -> Rollout:
     """`videos` videos to be made: zeros where the latents will be, prompts that change on the way, and a plan of the
-    memory whose rate of promotion is drawn. `size` is [C, Y, X]."""
+    memory. In half of the batches the cameras look away and back; in the others the rate of promotion is drawn.
+    `size` is [C, Y, X]."""
+    turns = look_away_starts(rng, chunks) if rng.random() < .5 else ()
     prompts = []
     for _ in range(videos):
-        cues = sample_cues(rng, chunks)
+        cues = look_away_cues(rng, turns) if turns else sample_cues(rng, chunks)
         starts = [round(seconds / CHUNK_SECONDS) for seconds, _ in cues]
         row = [max(i for i, start in enumerate(starts) if start <= chunk) for chunk in range(chunks)]
         prompts.append([describe(cues[i][1], rng, drop) for i in row])
     latents = torch.zeros(videos, size[0], chunks * chunk_latents, *size[1:], device=device)
     rate = rng.choice((0.1, 0.3, 0.5, 0.5, 0.7, 1.0))
-    return Rollout(latents, prompts, [rng.random() < rate for _ in range(chunks)], SlowFast())
+    promotions = look_away_promotions(turns, chunks, rng) if turns else [rng.random() < rate for _ in range(chunks)]
+    return Rollout(latents, prompts, promotions, SlowFast())
 
 
 def beside(rollout: Rollout, window: int | None = None) -> Rollout:

@@ -12,7 +12,7 @@ from ..memory.policy import SlowFast
 from ..model.vae import TinyVideoAutoencoder
 from .autoencoder import load_autoencoder
 from .data import CHUNK_LATENTS
-from .rollouts import Rollout, rollout_flow
+from .rollout import Rollout, rollout_flow
 from .self_rollout import denoise, remember
 from .student import Student
 

@@ -19,7 +19,7 @@ from ..memory.policy import SlowFast
 from .data import CHUNK_SECONDS, LatentVideos
 from .loop import Budget
 from .losses import flow_matching, inject_errors, noised, predicted_x0, sample_sigmas, shifted
-from .rollouts import Rollout, rollout_flow
+from .rollout import Rollout, rollout_flow
 from .setup import Rates, Stage, set_up
 from .strips import Strip
 from .student import SHIFT, Student, student_levels

@@ -19,11 +19,13 @@ from .grammar import Scene
 HEIGHT, WIDTH, FPS = 80, 128, 16
 HORIZON = 56.0            # y of the ground's upper edge
 GROUND = 71.0             # y of what the subject stands on
-SWEEP_SECONDS = 16.0      # period of the sweeping camera: what leaves comes back about 8 s later
-SWEEP_REACH = 112.0       # how far it goes, to the right and back (units): most of the start is out of the picture then
+PAN_SPEED = 32.0          # units per second: one latent cell in a latent frame, so moving on is copying
+SWEEP_SECONDS = 12.0      # period of the sweeping camera: what leaves comes back up to 9 s later
+SWEEP_REST = 1.5          # how long it rests at either end
+SWEEP_REACH = PAN_SPEED * (SWEEP_SECONDS / 2 - SWEEP_REST)    # units to the right and back: further than a picture
+AWAY = 144.0              # units to the right of where it stood that a camera looking away looks: nothing is in both
 SWAY_SECONDS = 12.0       # period in which a subject goes to the right, to the left and back to the middle
-HOP_SECONDS = 0.75        # one hop; with a chunk's length every chunk lands where it began
-PAN_SPEED = 9.0           # units per second
+HOP_SECONDS = 1.5         # one hop: two chunks
 BLEND_SECONDS = 1.0       # length of the cross-fade after a change of prompt
 RADIUS = 16.0             # of the subject: four latent cells across
 
@@ -77,7 +79,7 @@ class World:
     @staticmethod
     def sample(rng: random.Random, cues: tuple[tuple[float, Scene], ...], seconds: float = 60.0) -> World:
         """A random world around `cues`, wide enough for `seconds` of panning either way."""
-        reach = PAN_SPEED * seconds + SWEEP_REACH + WIDTH
+        reach = PAN_SPEED * seconds + max(SWEEP_REACH, AWAY) + WIDTH
         landmarks, x = [], -reach + rng.uniform(0, 30)
         while x < reach + WIDTH:
             kind = rng.choice(_KINDS)
@@ -88,33 +90,46 @@ class World:
 
     def camera(self, seconds: float) -> float:
         """x of the camera (units) at `seconds`; continuous over every change of prompt."""
-        moves = [cue for i, cue in enumerate(self.cues) if i == 0 or cue[1].camera != self.cues[i - 1][1].camera]
         x = 0.0
-        for i, (begin, scene) in enumerate(moves):
-            end = moves[i + 1][0] if i + 1 < len(moves) else math.inf
-            spent = min(seconds, end) - begin
-            if spent < 0:
+        for i, (begin, scene) in enumerate(self.cues):
+            if begin > seconds:
                 break
-            x += _camera_path(scene.camera, spent)
+            end = min(seconds, self.cues[i + 1][0]) if i + 1 < len(self.cues) else seconds
+            clock = begin - self._motion_began(i)
+            x += _camera_path(scene.camera, clock + end - begin) - _camera_path(scene.camera, clock)
         return x
+
+    def view(self, seconds: float) -> float:
+        """x of the picture's left edge: the camera's, or far from it while it looks away. Looking away is a cut."""
+        return self.camera(seconds) + (AWAY if self.scene_at(seconds).camera == "away" else 0.0)
 
     def motion_clock(self, motion: str, seconds: float) -> float:
         """Seconds since the newest unbroken stretch of cues with `motion` began: each motion starts at its zero."""
         last = max(i for i, (begin, scene) in enumerate(self.cues)
                    if begin <= seconds + 1e-6 and scene.motion == motion)
-        while last and self.cues[last - 1][1].motion == motion:
-            last -= 1
-        return seconds - self.cues[last][0]
+        return seconds - self._motion_began(last)
+
+    def _motion_began(self, index: int) -> float:
+        """When the unbroken stretch of cues began in which the subject moves as in cue `index`."""
+        while index and self.cues[index - 1][1].motion == self.cues[index][1].motion:
+            index -= 1
+        return self.cues[index][0]
 
     def scene_at(self, seconds: float) -> Scene:
         """The scene that the prompt in force at `seconds` names."""
         return [scene for begin, scene in self.cues if begin <= seconds + 1e-6][-1]
 
 
-def _camera_path(camera: str, spent: float) -> float:
+def _camera_path(camera: str, clock: float) -> float:
+    """x when the subject's motion is at `clock` (seconds).
+
+    The sweeping camera goes right and left in time with the subject's sway, so a look at the subject tells when it
+    turns: nothing else in the picture could.
+    """
     if camera == "sweeps":
-        return SWEEP_REACH / 2 * (1 - math.cos(2 * math.pi * spent / SWEEP_SECONDS))
-    return {"still": 0.0, "right": PAN_SPEED, "left": -PAN_SPEED}[camera] * spent
+        phase, there = clock % SWEEP_SECONDS, SWEEP_SECONDS / 2
+        return min(phase * PAN_SPEED, SWEEP_REACH) - max(0.0, min((phase - there) * PAN_SPEED, SWEEP_REACH))
+    return {"still": 0.0, "away": 0.0, "right": PAN_SPEED, "left": -PAN_SPEED}[camera] * clock
 
 
 def render(world: World, times: torch.Tensor, height: int = HEIGHT) -> torch.Tensor:
@@ -131,7 +146,7 @@ class _Canvas:
         self.unit = HEIGHT / height
         self.y = ((torch.arange(height, device=device) + .5) * self.unit)[None, :, None]
         self.x = ((torch.arange(width, device=device) + .5) * self.unit)[None, None, :]
-        self.camera = torch.tensor([world.camera(t) for t in times.tolist()], device=device)[:, None, None]
+        self.camera = torch.tensor([world.view(t) for t in times.tolist()], device=device)[:, None, None]
         self.mix = [_weights(world, t) for t in times.tolist()]
         self.light = self.blend(lambda s: _TIME[s.time][2])
         self.image = torch.empty(0)
@@ -230,7 +245,7 @@ class _Canvas:
         sway, rest = (2 * math.pi * t / SWAY_SECONDS).sin(), GROUND - RADIUS
         if motion == "hops":
             cycle = (t / HOP_SECONDS) % 1.0
-            return 64 + 12 * sway, rest - 18 * 4 * cycle * (1 - cycle), 0 * t
+            return 64 + 12 * sway, rest - 20 * 4 * cycle * (1 - cycle), 0 * t
         if motion == "rolls":
             return 64 + 26 * sway, rest + 0 * t, 26 * sway / RADIUS
         bob = (4 * math.pi * t / SWAY_SECONDS).sin()
