@@ -20,7 +20,7 @@ from .films import Film, Studio, Take, draw, recoded
 from .probe import LOOKS, Probe, load_probe, save_probe, train_probe
 from .report import Results, sheet
 
-AWAY_SECONDS, GAPS = 8.0, (4.0, 16.0, 24.0)
+AWAY_SECONDS = 8.0
 TEACHER_STEPS = 32
 
 
@@ -127,7 +127,7 @@ def tau_sweep(policy: Policy, films: Sequence[Film], count: int) -> dict[str, Po
 def gaps(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
     """Shorter and longer absences."""
     results.begin("gaps", seeds=arguments.seeds, interval="95 % bootstrap", **_who(bench))
-    trials = {gap: Trial(revisit.away_course(arguments.seeds, gap)) for gap in GAPS}
+    trials = {gap: Trial(revisit.away_course(arguments.seeds, gap)) for gap in arguments.gaps}
     for label in ("truth", *chosen_policies(bench.studio.engine.policy, arguments.policies)):
         row: dict[str, object] = {}
         for gap, trial in trials.items():

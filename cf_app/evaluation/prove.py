@@ -26,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=24, help="revisit, gaps, sweep: films (default %(default)s)")
     parser.add_argument("--policies", nargs="+", metavar="NAME",
                         help="revisit, gaps, sweep: only these (slow-fast, fifo, ...)")
+    parser.add_argument("--gaps", type=float, nargs="+", default=[4.0, 16.0, 24.0], metavar="SECONDS",
+                        help="gaps: how long the camera looks away (default: 4 16 24)")
     parser.add_argument("--taus", type=int, default=3, help="revisit: thresholds in the sweep (default %(default)s)")
     parser.add_argument("--prompts", type=int, default=100, help="prompts: scenes (default %(default)s)")
     parser.add_argument("--switches", type=int, default=60, help="switch: changes of prompt (default %(default)s)")
