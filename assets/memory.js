@@ -238,6 +238,8 @@ store.listen((what) => {
     fold.ariaExpanded = String(!store.folded);
     fold.ariaLabel = fold.title = store.folded ? "Show the memory panel" : "Hide the memory panel";
     strip.draw();
+    // The curve above comes back, too: what was opened must not be pushed out of sight.
+    requestAnimationFrame(() => fold.scrollIntoView({ block: "nearest" }));
   }
   if (what === "shown") strip.head();
   root.classList.toggle("mm-past", !store.live);
