@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from cf_app.cli import main
 from cf_app.space import check
+from cf_app.space.fresh import _python as interpreter
 from cf_app.space.fresh import fresh
 from cf_app.space.settings import parse
 from cf_app.space.start import started
@@ -122,6 +125,18 @@ def test_fresh_means_a_new_environment(
     assert f"gradio[oauth,mcp]=={check.read_card(ROOT)['sdk_version']}" in pip and "spaces" in pip
     assert again == [pip[0], "-m", "cf_app", "space", "--check", "--no-start"] and place == there == app
     assert not app.exists(), "nothing is left"
+
+
+def test_a_command_that_only_says_that_its_python_is_off_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shim = tmp_path / "python3.99"
+    shim.write_text("#!/bin/sh\nexit 127\n")
+    shim.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert interpreter("3.99")[0] == sys.executable
+    shim.write_text("#!/bin/sh\nexit 0\n")
+    assert interpreter("3.99") == (str(shim), "3.99")
 
 
 def test_a_fresh_environment_sees_only_what_is_committed(

@@ -50,9 +50,15 @@ def _python(version: str) -> tuple[str, str]:
     """The interpreter of the card where it is installed, else this one, and what to call it."""
     found = shutil.which(f"python{version}")
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if found is not None:
+    if found is not None and _runs(found):
         return found, version
     return sys.executable, here if here == version else f"{here}, there is no python{version} here"
+
+
+def _runs(python: str) -> bool:
+    """Version managers leave a command for every Python they know; some of these only say that it is switched off."""
+    with subprocess.Popen([python, "--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as tried:
+        return tried.wait() == 0
 
 
 def _clean() -> dict[str, str]:
