@@ -124,7 +124,7 @@ def away_course(seeds: int, gap: float) -> Course:
     """The camera goes on, stays, looks away for `gap` seconds (to the next chunk), and back.
 
     Raises:
-        ValueError: fewer than two seeds, or a gap that is shorter than a chunk.
+        ValueError: fewer than two seeds, or a gap that is shorter than two chunks.
     """
     chunks = round(gap / CHUNK_SECONDS)
     if chunks < 2:
