@@ -14,7 +14,7 @@ from PIL import Image
 import cf_app
 from cf_app.cli import main
 from cf_app.config import Geometry
-from cf_app.evaluation import drift, prompts, revisit
+from cf_app.evaluation import clips, drift, prompts, revisit
 from cf_app.evaluation.films import Film, draw, recoded, shoot, with_steps
 from cf_app.evaluation.probe import Probe, save_probe
 from cf_app.evaluation.proofs import tau_sweep
@@ -193,6 +193,29 @@ def test_the_table_lines_up() -> None:
     assert "1.00 [0.50, 1.50]" in lines[1] and lines[2].endswith("-")
 
 
+def test_a_clip_shows_films_side_by_side_with_the_prompt_in_force(tmp_path: Path) -> None:
+    take = replace(clips.steering(), chunks=5, keep=(0, 24, 48))
+    red, blue = (np.full((80, 128, 3), colour, np.uint8) for colour in ((200, 30, 30), (30, 30, 200)))
+    films = {"one": Film(dict.fromkeys(take.keep, red)), "two": Film(dict.fromkeys(take.keep, blue))}
+    row = clips.write_clip(tmp_path / "clip.webp", take, films)
+    assert row["seconds"] == pytest.approx(3.75)
+    with Image.open(tmp_path / "clip.webp") as clip:
+        assert clip.n_frames == 2 and clip.info["loop"] == 0     # equal pictures are one that stands longer
+        first = np.asarray(clip.convert("RGB")).astype(int)
+        clip.seek(1)
+        last = np.asarray(clip.convert("RGB")).astype(int)
+    height, width = first.shape[:2]
+    assert first[height // 2, width // 4, 0] > 150 and first[height // 2, 3 * width // 4, 2] > 150
+    assert np.abs(first - last)[:height - clips.BAR].max() < 40 < np.abs(first - last)[height - clips.BAR:].max()
+
+
+def test_what_clips_film_leaves_and_comes_back_and_changes() -> None:
+    cameras = [scene.camera for _, scene in clips.looking_away().cues]
+    assert cameras == ["right", "still", "away", "still"]
+    changes = [prompt for _, prompt in clips.steering().prompts()]
+    assert len(set(changes)) == len(changes) == 6
+
+
 def test_one_command_writes_tables_numbers_and_pictures(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(cf_app, "load", lambda *_, **__: tiny_engine(geometry=SMALL))
@@ -201,15 +224,16 @@ def test_one_command_writes_tables_numbers_and_pictures(
     common = ["--probe", str(tmp_path / "probe.safetensors"), "--out", str(tmp_path / "proof"), "--workers", "1"]
     small = ["--seeds", "2", "--policies", "slow-fast", "fifo", "--taus", "0", "--prompts", "1", "--switches", "1",
              "--films", "1", "--minutes", "1", "--steps", "1"]
-    assert main(["prove", "prompts", "revisit", "switch", "drift", "steps", *common, *small]) == 0
+    monkeypatch.setattr(clips, "AWAY_CHUNKS", 2)
+    assert main(["prove", "prompts", "revisit", "switch", "drift", "steps", "clips", *common, *small]) == 0
     data = json.loads((tmp_path / "proof" / "proof.json").read_text())
     rows = data["revisit"]["rows"]
     assert list(rows) == ["truth", "truth, autoencoder", "slow-fast", "fifo"]
     assert rows["truth"]["8 s"][0] > 0.99 > rows["fifo"]["8 s"][0]
     assert data["switch"]["rows"]["truth: all"]["count"] == 1
     assert set(data["drift"]["rows"]) == {"truth, minute 1", "student, minute 1"}
-    for name in ("revisit", "switch_keep", "drift"):
-        with Image.open(tmp_path / "proof" / f"{name}.png") as picture:
+    for name in ("revisit.png", "switch_keep.png", "drift.png", "remember.webp", "steer.webp"):
+        with Image.open(tmp_path / "proof" / name) as picture:
             assert picture.width > 128
     assert "slow-fast is above at 8 s" in capsys.readouterr().out
     assert main(["prove", "memory", *common]) == 2

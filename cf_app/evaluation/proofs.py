@@ -15,7 +15,7 @@ import cf_app
 
 from ..engine.engine import Engine
 from ..memory.policy import Fifo, InfinityRope, Policy, SinkWindow, SlowFast, Uniform, policy_to_dict
-from . import drift, prompts, revisit
+from . import clips, drift, prompts, revisit
 from .films import Film, Studio, Take, draw, recoded
 from .probe import LOOKS, Probe, load_probe, save_probe, train_probe
 from .report import Results, sheet
@@ -232,6 +232,19 @@ def drifting(bench: Bench, arguments: argparse.Namespace, results: Results) -> N
           results.folder / "drift.png", scale=1)
 
 
+def clipping(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
+    """Two clips to look at: what is remembered beside what a window forgets, and a prompt that is changed."""
+    results.begin("clips", model=bench.studio.engine.name)
+    own, away = bench.studio.engine.policy, clips.looking_away()
+    compared = {"Slow-Fast memory": own, "a window of the same size": policies(own)["fifo-bounded"]}
+    films = bench.film([replace(away, policy=policy) for policy in compared.values()], "clip: remember")
+    results.add("clips", "remember.webp", clips.write_clip(results.folder / "remember.webp", away,
+                                                           dict(zip(compared, films, strict=True))))
+    take = clips.steering()
+    film, = bench.film([take], "clip: steer")
+    results.add("clips", "steer.webp", clips.write_clip(results.folder / "steer.webp", take, {"live": film}))
+
+
 def few_and_many(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
     """The same measures with other numbers of denoising steps, and for a teacher with its many."""
     results.begin("steps", prompts=arguments.prompts, seeds=arguments.seeds)
@@ -256,5 +269,5 @@ def _at_steps(bench: Bench, arguments: argparse.Namespace, steps: int, label: st
 
 PROOFS: dict[str, Callable[[Bench, argparse.Namespace, Results], None]] = {
     "prompts": following, "revisit": revisits, "gaps": gaps, "sweep": sweeps, "switch": switching, "drift": drifting,
-    "steps": few_and_many,
+    "steps": few_and_many, "clips": clipping,
 }

@@ -2,7 +2,7 @@
 
 Measures: `prompts` (following), `revisit` (memory policies on a camera that looks away for 8 s), `gaps` (shorter and
 longer absences), `sweep` (a sweeping camera), `switch` (latency of a change of prompt), `drift` (minutes), `steps` (few
-against many). The same seeds for every policy. The
+against many), `clips` (two short ones to look at). The same seeds for every policy. The
 truth, rendered, goes through every measure first: what it scores is the most that can be read.
 """
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 import os
 from pathlib import Path
 
-MEASURES = ("prompts", "revisit", "gaps", "sweep", "switch", "drift", "steps")
+MEASURES = ("prompts", "revisit", "gaps", "sweep", "switch", "drift", "steps", "clips")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -37,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher-window", type=int, metavar="LATENTS",
                         help="ablation, context: latent frames that the teacher sees (default: the student's memory)")
     parser.add_argument("--chunks", type=int, help="full-step: length of the rollout (default: 28)")
-    parser.add_argument("--tau", type=float, default=0.95, help="export: threshold of the memory's gate")
+    parser.add_argument("--tau", type=float, help="export: threshold of the memory's gate (default: measured on the "
+                        "student, where its camera looks away and back)")
     parser.add_argument("--target", type=Path,
                         help="export: folder to write (default: weights; with --tiny inside --out)")
 
@@ -145,11 +146,23 @@ def _distillation(arguments: argparse.Namespace, name: str, before: str, config)
 
 
 def _export(arguments: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    import cf_app
+
+    from ..memory.policy import SlowFast
+    from . import calibrate
     from .export import export
 
     out = arguments.out
     target = arguments.target or (out / "weights" if arguments.tiny else Path("weights"))
-    export(out / "autoencoder" / "vae", _student(out, arguments.student), target, arguments.tau)
+    vae, student = out / "autoencoder" / "vae", _student(out, arguments.student)
+    export(vae, student, target, SlowFast().tau if arguments.tau is None else arguments.tau)
+    if arguments.tau is None:
+        scenes = calibrate.SCENES[:1] if arguments.tiny else calibrate.SCENES
+        tau = calibrate.threshold(*calibrate.measure(cf_app.load(str(target), device="cpu"), scenes))
+        tqdm.write(f"tau {tau:g}")
+        export(vae, student, target, tau)
 
 
 def _full_step(arguments: argparse.Namespace) -> None:
