@@ -32,11 +32,12 @@ let back = 0; // a branch: the chunk that it waits before, and is shown from
 let arriving = false; // all of what comes before the branch has come
 let recalling = false;
 let queuing = false; // all places are taken, and the server tells how many are before this tab
-let asleep = ""; // "asked": a pause of ours is on its way back; "halted": the server has paused by itself
+let halted = false; // the server has paused and nobody here has asked it to go on since
+let turns = []; // "pause" and "resume" of ours that the server has not applied yet, oldest first
 let heard = 0; // when the last message came
 let drySince = 0;
 
-const live = () => mode === "playing" || (mode === "starting" && asleep === "halted");
+const live = () => mode === "playing" || (mode === "starting" && halted);
 const running = () => mode === "starting" || mode === "playing" || mode === "paused";
 
 function setMode(next) {
@@ -58,11 +59,24 @@ async function ask(name, request) {
   }
 }
 
+/** One command after the other: what is sent first takes effect first. */
+let line = Promise.resolve();
 async function command({ reply, ...request }) {
-  const answer = run ? await ask("command", request) : { ok: false, error: "Nothing is playing yet. Press play first." };
+  const mine = run;
+  if (mine) line = line.then(() => ask("command", { ...request, run: mine.run }));
+  const answer = mine ? await line : { ok: false, error: "Nothing is playing yet. Press play first." };
   if (reply) reply(answer);
   else if (!answer.ok) view.alert(answer.error);
   return answer;
+}
+
+/** Tells the server to pause or resume. What it said before it knew of that does not count any more. */
+async function steer(kind) {
+  if (!run) return;
+  const mine = turns;
+  mine.push(kind);
+  const answer = await command({ kind });
+  if (!answer.ok && mine.includes(kind)) mine.splice(mine.lastIndexOf(kind), 1);
 }
 
 function play(wish = {}) {
@@ -80,7 +94,8 @@ function play(wish = {}) {
   back = wish.back ?? 0;
   arriving = false;
   queued = 0;
-  asleep = "";
+  halted = false;
+  turns = [];
   heard = performance.now();
   if (wish.seed !== undefined) seedField.value = wish.seed;
   const timeline = wish.timeline ?? (wish.prompt === undefined ? cf.story?.() : undefined); // the timeline editor has one
@@ -98,14 +113,14 @@ function toggle() {
     video.pause();
     view.waiting(false);
     setMode("paused");
-    if (run) command({ kind: "pause" });
+    steer("pause");
   } else if (mode === "paused") {
-    asleep = "";
+    halted = false;
     view.alert(null);
     const there = film.length > 0 && film.length >= back;
     setMode(there ? "playing" : "starting");
     if (there) video.play().catch(() => {});
-    if (run) command({ kind: "resume" });
+    steer("resume");
   } else play();
 }
 
@@ -122,6 +137,7 @@ function stop() {
 /** All that comes before the branch can be shown again. */
 function arrive() {
   arriving = false;
+  if (mode === "paused") steer("resume"); // on the way; the server has to come to the marker too
   setMode("paused");
   seek(film.end);
   view.waiting(true, `Branch at chunk ${back}: change the prompt, the seed or the plan, then play on.`);
@@ -156,7 +172,7 @@ const handle = {
     film.chunkSeconds = message.chunk_frames / message.fps_played;
     cf.learnColor(message.prompt, message.color);
     cf.emit("run", message);
-    if (mode === "paused") command({ kind: "pause" }); // asked for before the run had a name
+    if (mode === "paused") steer("pause"); // asked for before the run had a name
     if (mode === "stopped") command({ kind: "stop", reply: () => {} });
   },
   chunk(message) {
@@ -167,9 +183,9 @@ const handle = {
     perChunk = message.frames / message.fps;
     cf.learnColor(message.prompt, message.color);
     feed.push({ bytes: cf.bytes(b64), mime: message.mime, start: message.start, end: message.end });
-    if (mode === "starting" && film.length < back) view.waiting(true, `Going back: chunk ${film.length} of ${back}`);
-    else if (mode === "starting" && back) arriving = true;
-    else if (mode === "starting") {
+    if (running() && film.length === back) arriving = true;
+    else if (film.length < back) view.waiting(mode === "starting", `Going back: chunk ${film.length} of ${back}`);
+    else if (mode === "starting" && !arriving) {
       setMode("playing");
       video.play().catch((error) => error.name === "NotAllowedError" && toggle()); // wants one more click
     } else view.mode(mode, film);
@@ -179,14 +195,15 @@ const handle = {
     cf.emit("chunk", light);
   },
   applied(message) {
-    if (message.kind === "pause") asleep = "asked";
+    turns.splice(0, turns.indexOf(message.kind) + 1);
     if (message.kind === "prompt") cf.learnColor(message.prompt, message.color);
     if (change && change.prompt === message.prompt) change = { ...change, chunk: message.chunk };
     cf.emit("applied", message);
   },
   state(message) {
+    if (turns.length) return; // overtaken: messages wait for room like chunks, so this may have been said long ago
     // A failed chunk or a marker of the timeline pauses too; then what is there is shown to its end.
-    if (message.state === "paused") asleep = asleep === "asked" ? "" : "halted";
+    halted = message.state === "paused";
     cf.emit("state", message);
   },
   failed(message) {

@@ -26,7 +26,7 @@ function pace(ahead, unseen) {
   view.waiting(dry && now - drySince > 600);
   video.playbackRate = ahead < 0.25 && !film.finished ? 0.9 : ahead > 3 * film.chunkSeconds ? 1.05 : 1;
   if (film.finished && unseen < 0.1) return end("stopped");
-  if (asleep === "halted" && (dry || !film.length)) return end("paused");
+  if (halted && (dry || !film.length)) return end("paused");
   if (dry && now - heard > SILENCE) {
     heard = now;
     inbox.fill();

@@ -31,12 +31,17 @@ class TimelineWorker(FakeWorker):
         return replace(super().state(session_id), timeline=timeline, ahead=ahead)
 
     def _apply(self, name, s, command) -> None:
+        if isinstance(command, m.Resume) and s.state == "playing" and self._at_pause(s):
+            s.paused_at = s.chunk
         s.timeline = after(s.timeline, command, s.chunk)
         super()._apply(name, s, command)
 
+    def _at_pause(self, s) -> bool:
+        return s.paused_at != s.chunk and any(isinstance(mark, PauseMark) for mark in s.timeline.markers_at(s.chunk))
+
     def _step(self, name, s) -> None:
         marks = s.timeline.markers_at(s.chunk)
-        if s.paused_at != s.chunk and any(isinstance(mark, PauseMark) for mark in marks):
+        if self._at_pause(s):
             s.paused_at, s.state, s.busy = s.chunk, "paused", 0
             s.outbox.put(m.StateChanged(name, "paused"))
             return

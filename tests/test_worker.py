@@ -268,6 +268,19 @@ def test_markers(worker: Worker) -> None:
     assert after[-1] == Ended(session, "finished")
 
 
+def test_who_resumes_at_a_marker_is_past_it(engine: Engine) -> None:
+    """An engine that makes nothing ahead has not looked at the marker yet when its reader has seen all before it."""
+    worker = Worker(engine, adaptive=True)
+    try:
+        session = worker.open(timeline=Timeline((PromptCue.of(0, RED),), (PauseMark(4),)))
+        worker.send(session, Play())
+        next_chunks(worker, session, 4)
+        worker.send(session, Resume())
+        assert next_chunks(worker, session, 1)[0].chunk == 4
+    finally:
+        worker.shutdown()
+
+
 def test_closing_frees_the_memory(worker: Worker) -> None:
     session = worker.open(RED)
     worker.send(session, Play())

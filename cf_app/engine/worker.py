@@ -140,6 +140,8 @@ class Worker(Reception):
             return
         self._put(desk, Applied(desk.session.id, command, chunk))
         if isinstance(command, Play | Resume):
+            if desk.state == PLAYING and desk.at_pause:
+                desk.paused_at = desk.session.chunk  # its reader has come to the marker before this thread has
             self._set_state(desk, PLAYING)
         elif isinstance(command, Pause):
             self._set_state(desk, PAUSED)

@@ -24,9 +24,10 @@ messages are numbered, and the browser asks for the missing ones again (server f
 f)` of `assets/cf.js` hands over the detail):
 
 - from the player: `cf:run`, `cf:chunk` (the message without b64), `cf:applied`, `cf:state`, `cf:failed`,
-  `cf:ended`, `cf:refused` (the messages); `cf:shown` for every picture that comes to the screen: {run,
-  chunk, frame (within the chunk), time (s), generated (s, end of what exists), playing, live (near the end
-  of what exists)}; `cf:mode` {mode}: "idle", "starting", "playing", "paused", "stopped".
+  `cf:ended`, `cf:refused` (the messages, but no `state` that a command of the page has overtaken); `cf:shown`
+  for every picture that comes to the screen: {run, chunk, frame (within the chunk), time (s), generated (s, end
+  of what exists), playing, live (near the end of what exists)}; `cf:mode` {mode}: "idle", "starting",
+  "playing", "paused", "stopped".
 - to the player: `cf:seek` {time} or {chunk}: jump there (fetched again when the browser has dropped it);
   `cf:live`: back to the newest; `cf:play` {prompt?, seed?, timeline?}: a new run from chunk 0;
   `cf:branch` {chunk, timeline}: one that is made again up to this chunk and waits there; `cf:command`

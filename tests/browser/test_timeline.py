@@ -10,6 +10,7 @@ import pytest
 
 from tests.browser.conftest import ROOT, serve
 
+PATIENCE = 90_000  # ms, for a machine that has other things to do
 # Cues at chunks 0, 10, 20; the end at 30.
 STORY = "a red ball by day[7.5s] | a blue star at night[7.5s] | a green ball at dawn[7.5s]"
 
@@ -380,26 +381,53 @@ def test_a_phone_pans_selects_and_drags(chromium, address) -> None:
     context.close()
 
 
-def test_a_branch_goes_back_and_waits(page):
+def branch(page, time: float) -> int:
+    """Branches at the picture of that moment, which has to be there; returns the chunk once it has arrived."""
     page.evaluate("cf.on('chunk', (m) => (window.made ??= []).push([m.run, m.chunk, m.prompt, m.seed]))")
     page.click(".cf-big")
-    page.wait_for_function("document.querySelector('video').currentTime > 3.2", timeout=60_000)
-    page.evaluate("cf.emit('seek', { time: 1.6 })")
-    page.click("[data-do=branch]")
-    page.wait_for_function("document.querySelector('.cf-wait').textContent.includes('Branch at chunk')", timeout=60_000)
-    chunk = int(page.inner_text(".cf-wait").split("chunk ")[1].split(":")[0])
-    assert chunk in (2, 3) and page.get_attribute(".cf-player", "data-mode") == "paused"
-    page.wait_for_selector(".tl-mark-pause")
+    page.wait_for_function(f"document.querySelector('video').currentTime > {2 * time}", timeout=PATIENCE)
+    page.evaluate("(time) => (cf.emit('seek', { time }), document.querySelector('[data-do=branch]').click())", time)
+    page.wait_for_selector(".cf-wait:has-text('Branch at chunk')", timeout=PATIENCE)
+    return int(page.inner_text(".cf-wait").split("chunk ")[1].split(":")[0])
+
+
+def until_past(page, chunk: int) -> None:
+    """Waits until what comes after the branch is on screen."""
+    wait = "(n) => made.at(-1)[1] > n && document.querySelector('video').currentTime > 0.75 * n + 0.2"
+    page.wait_for_function(wait, arg=chunk, timeout=PATIENCE)
+
+
+def test_a_branch_goes_back_and_waits(page) -> None:
+    chunk = branch(page, 1.6)
+    assert chunk == 2 and page.get_attribute(".cf-player", "data-mode") == "paused"
+    page.wait_for_selector(".tl-mark-pause", timeout=PATIENCE)
     assert page.evaluate("document.querySelector('video').currentTime") > (chunk - 0.2) * 0.75
     page.fill(".cf-field textarea", "a blue star floats over the beach at night")
     page.keyboard.press("Control+Enter")
-    page.wait_for_timeout(300)
-    page.click(".cf-main")
-    wait = "(n) => made.at(-1)[1] > n && document.querySelector('video').currentTime > 0.75 * n + 0.2"
-    page.wait_for_function(wait, arg=chunk, timeout=60_000)
+    page.click(".cf-main")  # at once: the prompt was first
+    until_past(page, chunk)
     made = page.evaluate("made")
     first, second = made[0][0], made[-1][0]
     one, two = ({n: [p, s] for run, n, p, s in made if run == token} for token in (first, second))
     assert first != second and all(one[n] == two[n] for n in range(chunk))
     assert one[chunk][0] != two[chunk][0] == "a blue star floats over the beach at night"
     assert one[chunk][1] == two[chunk][1]
+    assert page.locator(".tl-note").count() == 0  # its own marker was passed, nothing has paused it since
+
+
+def test_a_branch_watched_to_its_end_plays_on(page) -> None:
+    """The server's word that it waits comes only now: it must not stop who has pressed play since."""
+    chunk = branch(page, 1.6)
+    page.evaluate("(n) => { document.querySelector('video').currentTime = 0.75 * n - 0.01 }", chunk)
+    page.wait_for_function("!document.querySelector('video').seeking")
+    page.click(".cf-main")
+    until_past(page, chunk)
+
+
+def test_a_branch_paused_on_its_way_waits_too(page) -> None:
+    page.evaluate(
+        "cf.on('chunk', (m) => m.chunk === 0 && window.made && document.querySelector('.cf-main').click())"
+    )
+    chunk = branch(page, 1.6)
+    page.click(".cf-main")
+    until_past(page, chunk)
