@@ -104,7 +104,8 @@ function play(wish = {}) {
   const prompt = wish.prompt ?? cf.prompt?.() ?? "";
   if (!back) begins = cf.start?.(); // the prompt box may have a picture; a branch begins as its film did
   const start = begins;
-  trigger("play", { prompt, seed: seedField.value, timeline, start, codec, nonce });
+  const branch = back ? { run: wish.run, chunk: back } : undefined;
+  trigger("play", { prompt, seed: seedField.value, timeline, start, codec, nonce, branch });
 }
 
 function toggle() {

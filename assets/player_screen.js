@@ -132,7 +132,7 @@ cf.wireControls(root, actions);
 cf.on("seek", ({ time, chunk }) => seek(time ?? film.startOf(chunk)));
 cf.on("live", actions.live);
 cf.on("play", play);
-cf.on("branch", ({ chunk, timeline }) => run && play({ timeline, back: chunk, seed: run.seed }));
+cf.on("branch", ({ chunk, timeline }) => run && play({ timeline, back: chunk, seed: run.seed, run: run.run }));
 cf.on("command", command);
 cf.on("prompt", changePrompt);
 watch("value", () => inbox.receive(props.value));

@@ -173,6 +173,9 @@ class FakeWorker:
         threading.Thread(target=self._work, args=(name, session, chunks), daemon=True).start()
         return name
 
+    def branch(self, session_id: str, chunk: int, timeline) -> None:
+        return None  # nothing is kept: a branch is made again from the start
+
     def _session(self, session_id: str) -> _Session:
         if session_id not in self.sessions:
             raise ValueError(f"session {session_id!r} is not open")

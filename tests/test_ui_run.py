@@ -9,12 +9,17 @@ import time
 
 import pytest
 
+from cf_app.engine import timeline_io
+from cf_app.engine.timeline import PromptCue, Timeline
+from cf_app.engine.worker import Worker
 from cf_app.ui.commands import command_from, describe, read_prompt, read_seed
 from cf_app.ui.gate import Gate
 from cf_app.ui.player import requests
 from cf_app.ui.run import FIRST_GRANT
 from cf_app.ui.tabs import Tabs
+from cf_app.ui.timeline_plans import branched
 from tests.fake_worker import FakeEngine, FakeWorker
+from tests.tiny import tiny_engine
 
 PROMPT = "a red ball hops through the meadow at sunset"
 
@@ -28,7 +33,7 @@ def tabs():
     worker.shutdown()
 
 
-def until(condition, seconds=5.0):
+def until(condition, seconds=60.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "did not happen in time"
@@ -226,3 +231,36 @@ def test_requests_and_their_description_agree(request_):
 def test_bad_requests_are_named(bad, reason):
     with pytest.raises(ValueError, match=reason):
         command_from(bad)
+
+
+def test_a_branch_begins_with_the_chunks_that_were_there():
+    engine = tiny_engine()
+    worker = Worker(engine)
+    tabs = Tabs(engine, worker)
+    try:
+        plan = Timeline((PromptCue.of(0, PROMPT),))
+        wish = {"timeline": timeline_io.to_dict(plan), "seed": 3}
+        run = tabs.start("tab", wish)
+        first = Reader(run)
+        run.grant(7)
+        one = first.until_chunks(7)
+        made = []
+        step = engine.draft
+        engine.draft = lambda session, **rest: (made.append(session.chunk), step(session, **rest))[1]
+        again = {**wish, "timeline": timeline_io.to_dict(branched(plan, 5)), "branch": {"run": run.token, "chunk": 5}}
+        second = tabs.start("tab", again)
+        reader = Reader(second)
+        second.grant(5)
+        two = reader.until_chunks(5)
+        until(lambda: tabs.worker.state(second.session).chunk == 5)
+        until(lambda: not first.thread.is_alive())
+        assert not [chunk for chunk in made if chunk < 4 or chunk == 5], "made again: none but what no copy has"
+        same = ("chunk", "start", "end", "frames", "mime", "b64", "prompt", "color", "seed", "thumbnails")
+        for before, after in zip(one, two, strict=False):
+            assert {name: before[name] for name in same} == {name: after[name] for name in same}
+        assert [m["seq"] for m in reader.messages] == list(range(len(reader.messages)))
+        other = tabs.start("other tab", again)
+        assert len(other.recording) == 0, "another tab's run is nobody's to branch"
+    finally:
+        tabs.close_all()
+        worker.shutdown()

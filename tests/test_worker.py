@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cf_app.engine.engine import Engine
+from cf_app.engine.kept import MOST, Kept
 from cf_app.engine.messages import (
     Applied,
     ChunkReady,
@@ -308,3 +309,63 @@ def test_shutdown_ends_everything(engine: Engine) -> None:
     assert until(worker, session, Ended)[-1].reason == "closed"  # type: ignore[union-attr]
     with pytest.raises(ValueError, match="shut down"):
         worker.open(RED)
+
+
+def film(worker: Worker, session: str, chunks: int) -> dict[int, ChunkReady]:
+    """Its next chunks, by number."""
+    return {chunk.chunk: chunk for chunk in next_chunks(worker, session, chunks)}
+
+
+def test_a_branch_goes_on_from_a_copy_as_if_made_again(worker: Worker) -> None:
+    cues = (PromptCue.of(0, RED), PromptCue.of(4, BLUE, memory="recache"))
+    session = worker.open(timeline=Timeline(cues, (SeedMark(2, 9),)), seed=4)
+    worker.send(session, Play())
+    whole = film(worker, session, 9)
+    other = Timeline((*cues, PromptCue.of(7, RED)), (SeedMark(2, 9), PauseMark(7)))
+    found = worker.branch(session, 7, other)
+    assert found is not None
+    branch, first = found
+    assert 4 < first <= 7, "not from the start"
+    assert [snapshot.chunk for snapshot in worker.history(branch)] == list(range(first))
+    replay = worker.open(timeline=other, seed=4)
+    films = []
+    for name, count in ((branch, 7 - first), (replay, 7)):
+        worker.send(name, Play())
+        made = film(worker, name, count) if count else {}
+        until(worker, name, lambda event, name=name: event == StateChanged(name, "paused"))
+        worker.send(name, Resume())
+        films.append(made | film(worker, name, 3))
+    for number, chunk in films[0].items():
+        assert np.array_equal(chunk.frames, films[1][number].frames)
+        assert (chunk.prompt, chunk.seed) == (films[1][number].prompt, films[1][number].seed)
+        assert number >= 7 or np.array_equal(chunk.frames, whole[number].frames)
+    assert not np.array_equal(films[0][7].frames, whole[7].frames)
+    again = worker.branch(branch, 6, other)
+    assert again is not None and again[1] <= 6, "the copies before it belong to the branch too"
+
+
+def test_there_is_no_branch_without_a_copy(engine: Engine, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Timeline((PromptCue.of(0, RED),))
+    assert worker.branch("nobody", 3, plan) is None
+    session = worker.open(RED)
+    worker.send(session, Play())
+    next_chunks(worker, session, 2)
+    assert worker.branch(session, 0, plan) is None
+    monkeypatch.setattr("cf_app.engine.kept.MOST_BYTES", worker._desks[session].session.memory.cache.bytes_held)
+    large = worker.open(RED)
+    worker.send(large, Play())
+    next_chunks(worker, large, 3)
+    assert worker.branch(large, 2, plan) is None
+
+
+def test_copies_are_few_and_evenly_apart(engine: Engine) -> None:
+    session, kept = engine.new_session(RED), Kept()
+    for chunk in range(1, 60):
+        session.chunk = chunk
+        kept.take(session)
+        assert len(kept) <= MOST
+    ends = [kept.upto(chunk).last() for chunk in (3, 20, 59)]
+    assert ends[0] is None and [end.chunk for end in ends[1:] if end] == [16, 56]
+    session.chunk = session.marked = 64
+    kept.take(session)
+    assert kept.upto(64).last() is ends[2], "its markers have acted, and a branch there may have others"

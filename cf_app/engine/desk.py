@@ -10,6 +10,7 @@ from typing import Any
 
 from cf_app.engine.chunk_maker import Developed, Draft
 from cf_app.engine.commands import planned
+from cf_app.engine.kept import Kept
 from cf_app.engine.lead import Lead
 from cf_app.engine.messages import PAUSED, ChunkReady, Command, Event, SessionStatus
 from cf_app.engine.session import Session
@@ -39,6 +40,7 @@ class Desk:
     closing: nobody wants it any more.
     ended: its last event is in the outbox.
     paused_at: chunk whose pause marker has acted.
+    kept: copies of the session, for branches.
     """
 
     session: Session
@@ -60,6 +62,7 @@ class Desk:
     closing: bool = False
     ended: bool = False
     paused_at: int = -1
+    kept: Kept = field(default_factory=Kept)
 
     @property
     def queued(self) -> int:

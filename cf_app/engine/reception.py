@@ -161,6 +161,18 @@ class Reception:
             self._wake.notify_all()
         return waiting.result()
 
+    def branch(self, session_id: str, chunk: int, timeline: Timeline) -> tuple[str, int] | None:
+        """A new session, paused, that has the same past up to ``chunk`` and goes on by ``timeline``.
+
+        Returns:
+            its id, and the first chunk that it makes (again), at most ``chunk``; the earlier ones are those of the
+            session that it branches from. None where no copy of that one is kept: open one from the start.
+
+        Raises:
+            ValueError: the timeline is bad.
+        """
+        return None
+
     def sessions(self) -> list[str]:
         """Ids of all sessions that are not closed."""
         with self._wake:

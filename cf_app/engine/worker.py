@@ -19,6 +19,7 @@ from cf_app.engine import commands
 from cf_app.engine.chunk_maker import Developed, Draft
 from cf_app.engine.desk import Desk
 from cf_app.engine.engine import Engine
+from cf_app.engine.kept import Kept
 from cf_app.engine.lead import Lead
 from cf_app.engine.messages import (
     PAUSED,
@@ -34,6 +35,8 @@ from cf_app.engine.messages import (
 )
 from cf_app.engine.reception import Reception
 from cf_app.engine.session import Session
+from cf_app.engine.timeline import Timeline
+from cf_app.engine.timeline_history import spliced
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +78,24 @@ class Worker(Reception):
         with self._wake:
             self._seat(desk)
         return session.id
+
+    def branch(self, session_id: str, chunk: int, timeline: Timeline) -> tuple[str, int] | None:
+        """As in ``Reception``, from the nearest copy before; what is told of the past is that of the first session."""
+        with self._wake:
+            origin = self._desks.get(session_id)
+            kept = Kept() if origin is None else origin.kept.upto(chunk)
+            copy = kept.last()
+            if origin is None or copy is None:
+                return None
+            session = copy.fork()
+            self.engine.check_timeline(timeline, session.memory)
+            session.timeline = spliced(session.timeline, timeline, session.chunk)
+            desk = self._new_desk(session, None)
+            desk.kept = kept
+            first = session.chunk - len(session.undecoded)
+            desk.history.extend(snapshot for snapshot in origin.history if snapshot.chunk < first)
+            self._seat(desk)
+        return session.id, first
 
     def _new_desk(self, session: Session, chunks: int | None) -> Desk:
         lead = Lead(self.buffer_chunks, self.engine.geometry.chunk_seconds, adaptive=self.adaptive)
@@ -183,6 +204,7 @@ class Worker(Reception):
             if session.undecoded and not desk.decoding:
                 self._develop(desk, None)
                 return
+            desk.kept.take(session)
             desk.busy_with, begun = session.chunk, time.monotonic()
             try:
                 draft = self._unlocked(lambda: self.engine.draft(session))

@@ -23,13 +23,13 @@ class Recording:
         self.fps = fps
         self._lock = threading.Lock()
         self._file = path.open("w+b")
-        self._places: list[tuple[int, int]] = []  # (offset, size)
+        self._places: list[tuple[int, int, int]] = []  # offset, size, size of the note behind it
 
     def __len__(self) -> int:
         return len(self._places)
 
-    def add(self, mp4: bytes) -> None:
-        """Appends the next chunk;
+    def add(self, mp4: bytes, note: bytes = b"") -> None:
+        """Appends the next chunk, with whatever should be known of it;
 
         does nothing once closed (the tab went while the chunk was being encoded).
         """
@@ -37,17 +37,21 @@ class Recording:
             if self._file.closed:
                 return
             offset = self._file.seek(0, io.SEEK_END)
-            self._file.write(mp4)
-            self._places.append((offset, len(mp4)))
+            self._file.write(mp4 + note)
+            self._places.append((offset, len(mp4), len(note)))
 
     def read(self, chunk: int) -> bytes:
         """The bytes that were added as number `chunk`."""
+        return self.both(chunk)[0]
+
+    def both(self, chunk: int) -> tuple[bytes, bytes]:
+        """The bytes that were added as number `chunk`, and its note."""
         with self._lock:
             if self._file.closed or not 0 <= chunk < len(self._places):
                 raise ValueError(f"chunk {chunk} is not recorded; this run has {len(self._places)}, counted from 0")
-            offset, size = self._places[chunk]
+            offset, size, more = self._places[chunk]
             self._file.seek(offset)
-            return self._file.read(size)
+            return self._file.read(size), self._file.read(more)
 
     def export(self, path: Path, upto: int) -> Path:
         """Writes chunks 0 to `upto` (inclusive) to `path` as one ordinary MP4, the pictures as they

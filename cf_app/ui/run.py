@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import math
 import secrets
 import threading
@@ -47,11 +48,20 @@ _SPEED_OVER = 8  # chunks over which the generation speed is averaged
 class Run:
     """A session of the worker, its encoder and its recording.
 
-    Made by `tabs.Tabs`; `messages` may be iterated once.
+    Made by `tabs.Tabs`; `messages` may be iterated once. A branch begins with the `shared` first chunks of the run
+    `origin`, as they were, before its session goes on.
     """
 
     def __init__(
-        self, worker: Worker, session: str, encoder: ChunkEncoder, colors: PromptColors, folder: Path, opening: Message
+        self,
+        worker: Worker,
+        session: str,
+        encoder: ChunkEncoder,
+        colors: PromptColors,
+        folder: Path,
+        opening: Message,
+        origin: Run | None = None,
+        shared: int = 0,
     ) -> None:
         self.token = secrets.token_urlsafe(12)  # what a browser must know to speak to this run
         self.worker = worker
@@ -61,6 +71,10 @@ class Run:
         self.folder = folder / self.token
         self.folder.mkdir(parents=True)
         self.recording = Recording(self.folder / "chunks.bin", encoder.fps)
+        self._shared = 0 if origin is None else shared
+        if origin is not None:
+            for chunk in range(shared):
+                self.recording.add(*origin.recording.both(chunk))
         self._opening = opening
         self._wake = threading.Condition()
         self._granted = FIRST_GRANT
@@ -142,6 +156,7 @@ class Run:
         """Messages until the session ends or its tab goes; frees the session in any case."""
         try:
             yield self.numbered({"type": "run", "granted": self._granted, **self._opening})
+            yield from self._shared_chunks()
             while (event := self._next()) is not None:
                 if isinstance(event, ChunkReady) and self._stopping:
                     continue  # nobody waits for it any more
@@ -151,14 +166,27 @@ class Run:
         finally:
             self.close()
 
-    def _next(self) -> Event | None:
-        """The worker's next event, when the browser has room for it; None when the run is over."""
+    def _shared_chunks(self) -> Iterator[Message]:
+        for chunk in range(self._shared):
+            if not self._has_room() or self._stopping:
+                return
+            mp4, note = self.recording.both(chunk)
+            message = json.loads(note)
+            self._frames += message["frames"]
+            self._sent = chunk + 1
+            yield self.numbered({**message, "b64": base64.b64encode(mp4).decode(), "queued": 0})
+
+    def _has_room(self) -> bool:
+        """Waits until the browser has room for a chunk; False when the run is over."""
         while not self._closed and not self._over():
             with self._wake:
-                if not self._wake.wait_for(self._open, _POLL):
-                    continue
-            if self._closed:
-                break
+                if self._wake.wait_for(self._open, _POLL):
+                    return not self._closed
+        return False
+
+    def _next(self) -> Event | None:
+        """The worker's next event, when the browser has room for it; None when the run is over."""
+        while self._has_room():
             try:
                 event = self.worker.events(self.session, timeout=_POLL)
             except ValueError:  # the session has been given back meanwhile
@@ -186,19 +214,17 @@ class Run:
         begun = time.perf_counter()
         mp4 = self.encoder.encode(event.frames)
         encode_ms = 1000 * (time.perf_counter() - begun)
-        self.recording.add(mp4)
         start, frames, fps = self._frames / self.encoder.fps, len(event.frames), self.encoder.fps
         self._frames += frames
         self._sent = event.chunk + 1
         self._speeds.append((frames, event.timings["total"]))
-        return {
+        message = {
             "type": "chunk",
             "chunk": event.chunk,
             "start": start,
             "end": self._frames / fps,
             "frames": frames,
             "mime": mime_type(mp4),
-            "b64": base64.b64encode(mp4).decode(),
             "prompt": event.prompt,
             "color": self.colors.number(event.prompt),
             "seed": event.seed,
@@ -209,6 +235,8 @@ class Run:
             "thumbnails": [jpeg_url(picture) for picture in event.thumbnails],
             "snapshot": event.snapshot.to_dict(),
         }
+        self.recording.add(mp4, json.dumps(message).encode())
+        return {**message, "b64": base64.b64encode(mp4).decode()}
 
     def _applied(self, event: Applied) -> Message:
         described = describe(event.command)

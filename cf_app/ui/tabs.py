@@ -25,6 +25,7 @@ from .starts import Starts
 
 if TYPE_CHECKING:
     from cf_app.engine.engine import Engine
+    from cf_app.engine.timeline import Timeline
     from cf_app.engine.worker import Worker
 
 
@@ -55,15 +56,19 @@ class Tabs:
         read.
 
         `request`: prompt, seed, timeline? (JSON of a timeline file), start? (token of `starts.py`), codec? ("h264" or
-        "vp9"), nonce? (comes back in the first message). ValueError says what to change.
+        "vp9"), nonce? (comes back in the first message), branch? ({run, chunk}: what `timeline` branches from, and
+        where; the chunks before come from that run as far as they can). ValueError says what to change.
         """
         timeline = timeline_io.from_dict(request["timeline"]) if request.get("timeline") else None
         prompt = timeline.prompt_at(0).caption if timeline else read_prompt(request.get("prompt"))
         seed = read_seed(request.get("seed", 0))
         geometry = self.engine.geometry
         encoder = ChunkEncoder(geometry.height, geometry.width, geometry.fps, request.get("codec") or "h264")
-        start = self.starts.of(request.get("start"))
-        session = self.worker.open(None if timeline else prompt, seed, timeline=timeline, start=start)
+        origin, branch = self._branch(tab, encoder, timeline, request)
+        if branch is None:
+            start = self.starts.of(request.get("start"))
+            branch = self.worker.open(None if timeline else prompt, seed, timeline=timeline, start=start), 0
+        session, shared = branch
         opening = {
             "nonce": request.get("nonce"),
             "prompt": prompt,
@@ -77,14 +82,34 @@ class Tabs:
         }
         with self._lock:
             place = self._tabs.setdefault(tab, _Tab(PromptColors(self.engine.example_prompts)))
-            old = place.run
             opening["color"] = place.colors.number(prompt)
-            run = place.run = Run(self.worker, session, encoder, place.colors, self.folder, opening)
+        try:
+            run = Run(self.worker, session, encoder, place.colors, self.folder, opening, origin, shared)
+        except ValueError:  # its origin has just gone
+            self.worker.close(session)
+            raise
+        with self._lock:
+            old, place.run = place.run, run
+            self._tabs[tab] = place
             self._runs[run.token] = run
         if old is not None:
             self._forget(old)
         self.worker.send(session, Play())
         return run
+
+    def _branch(
+        self, tab: str, encoder: ChunkEncoder, timeline: Timeline | None, request: Mapping[str, Any]
+    ) -> tuple[Run | None, tuple[str, int] | None]:
+        """The tab's own run that is branched from, and what `Worker.branch` has made of it."""
+        wish = request.get("branch")
+        if timeline is None or not isinstance(wish, Mapping) or not isinstance(wish.get("chunk"), int):
+            return None, None
+        with self._lock:
+            place = self._tabs.get(tab)
+            origin = None if place is None else place.run
+        if origin is None or origin.token != wish.get("run") or origin.encoder.codec != encoder.codec:
+            return None, None
+        return origin, self.worker.branch(origin.session, min(wish["chunk"], len(origin.recording)), timeline)
 
     def run(self, token: object) -> Run:
         """The run that `token` opens."""
