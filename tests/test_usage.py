@@ -31,8 +31,8 @@ def test_the_line_of_the_page() -> None:
     assert "films" not in facts(tiny_engine())
     engine.quantization = "int8, text nf4"
     engine.accelerate(["fused"])
-    page = ModelLine(engine).html_template
-    assert page.count("int8, text nf4 · SDPA, fused · cpu") == 2
+    page = ModelLine(engine, "h264_nvenc").html_template
+    assert page.count("int8, text nf4 · SDPA, fused · cpu") == 2 and page.count("</span> · H.264 by NVENC<") == 2
     assert not any(mark in page for mark in ("${model}", "{{", "<b>"))
     assert memory_in_use(engine)({})["ok"]
 

@@ -11,10 +11,19 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from cf_app.config import Geometry
+
 from .codecs import fragment, h264_encoder
 from .picture import Picture
 
 Codec = Literal["h264", "vp9"]
+
+
+def h264_for(geometry: Geometry) -> str:
+    """The H.264 encoder of all runs of a model on this machine."""
+    picture = Picture(geometry.height, geometry.width)
+    return h264_encoder(picture.shown_width, picture.shown_height, geometry.fps)
+
 
 class ChunkEncoder:
     """Encodes the chunks of one run;

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from .encoder import h264_for
 from .gate import NO_LIMITS, Gate, Limits
 from .model_line import ModelLine
 from .palette import css_variables
@@ -70,7 +71,7 @@ def build_page(
     """
     tabs, gate = Tabs(engine, worker), Gate(limits)
     with gr.Blocks(title=f"{engine.title} - Context Forcing, live", fill_width=True, analytics_enabled=False) as demo:
-        ModelLine(engine)
+        ModelLine(engine, h264_for(engine.geometry))  # chosen before the first film, and while nothing else is busy
         with gr.Row(elem_id="cf-page", elem_classes=[] if places.memory else ["cf-alone"]):
             with gr.Column(elem_id="cf-stage", min_width=0):
                 LivePlayer(tabs, cushion, gate)

@@ -10,6 +10,7 @@ import gradio as gr
 
 from cf_app.usage import facts, usage
 
+from .codecs import NAMES
 from .player import Answer, asset
 
 if TYPE_CHECKING:
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
 class ModelLine(gr.HTML):
     """Says the memory in use as it is while a film is made: the page asks now and then when chunks come."""
 
-    def __init__(self, engine: Engine, *, elem_id: str = "cf-top") -> None:
+    def __init__(self, engine: Engine, encoder: str, *, elem_id: str = "cf-top") -> None:
+        """`encoder`: what makes H.264 here, as in `codecs.py`."""
         words = {
             "title": engine.title,
             "description": engine.config.description,
             "facts": facts(engine),
             "use": usage(engine.device).text,
+            "encoder": f"H.264 by {NAMES[encoder]}",
         }
         page = asset("head.html")
         for name, text in words.items():

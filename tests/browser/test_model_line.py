@@ -17,6 +17,7 @@ def test_memory_is_measured_while_a_film_is_made(address, open_page) -> None:
     page = open_page(address, 1440, 900)
     page.wait_for_selector(".cf-facts .cf-use")
     assert page.inner_text(".cf-facts").startswith("unquantized · no attention · cpu · 128×80, 16 frames a second · ")
+    assert page.inner_text(".cf-facts").endswith((" · H.264 by libx264", " · H.264 by NVENC"))
     page.evaluate("document.querySelectorAll('.cf-use').forEach((place) => (place.textContent = '?'))")
     page.click(".cf-big")
     page.wait_for_function("document.querySelector('.cf-facts .cf-use').textContent.endsWith('GB memory')")
