@@ -14,17 +14,14 @@
       this.box = root.querySelector(".mc-box");
       this.canvas = root.querySelector("canvas");
       this.dots = root.querySelector("svg");
-      this.handle = root.querySelector(".mc-tau");
-      this.ghost = root.querySelector(".mc-ghost");
       this.tip = root.querySelector(".mc-tip");
       this.tau = 0.95;
       this.what = null; // the tau of the ghosts
       this.ceiling = 0.1;
       this.layer = null;
-      this.held = false; // a handle is being moved
-      this.grabbed = false; // by a pointer
       this.ahead = null; // chunk from which a new tau holds
       this.axis = null;
+      this.handles();
       cf.on("axis", (axis) => {
         this.axis = axis;
         this.draw();
@@ -32,9 +29,31 @@
       cf.emit("axis-please");
       new ResizeObserver(() => this.draw()).observe(this.box);
       new MutationObserver(() => this.draw()).observe(document.documentElement, { attributeFilter: ["data-cf-theme"] });
-      this.drags(this.handle, (value) => this.setTau(value), (value) => this.on.tau(value));
-      this.drags(this.ghost, (value) => this.setWhat(value), () => {});
       this.points();
+    }
+
+    /** The line of tau, and the one of the ghosts; while tau is moved, the ghosts are what the new one would have kept. */
+    handles() {
+      const tauAt = (clientY) => {
+        const box = this.box.getBoundingClientRect();
+        return 1 - Math.min(this.ceiling, Math.max(0, this.surprisalAt(clientY - box.top, box.height)));
+      };
+      let before = null; // tau of the ghosts
+      this.handle = new cf.TauHandle(this.root.querySelector(".mc-tau"), {
+        tauAt,
+        begin: () => (before = this.what),
+        move: (tau) => {
+          this.setTau(tau);
+          this.setWhat(this.tau);
+        },
+        done: this.on.tau,
+        end: () => this.setWhat(before),
+      });
+      this.ghost = new cf.TauHandle(this.root.querySelector(".mc-ghost"), { tauAt, move: (tau) => this.setWhat(tau) });
+    }
+
+    get held() {
+      return this.handle.held || this.ghost.held;
     }
 
     // Geometry
@@ -61,22 +80,15 @@
 
     setTau(value) {
       this.tau = Math.min(1, Math.max(0, value));
-      this.label(this.handle, this.tau);
+      this.handle.label(this.tau);
       this.draw();
     }
     setWhat(value) {
       this.what = value === null ? null : Math.min(1, Math.max(0, value));
-      this.ghost.hidden = this.what === null;
-      if (this.what !== null) this.label(this.ghost, this.what);
+      this.ghost.node.hidden = this.what === null;
+      if (this.what !== null) this.ghost.label(this.what);
       this.on.preview(this.what);
       this.draw();
-    }
-    label(handle, value) {
-      // As a slider it is a threshold of surprisal: up and right raise both the value and the line.
-      handle.tau = value;
-      handle.ariaValueNow = (1 - value).toFixed(4);
-      handle.ariaValueText = `tau ${value.toFixed(4)}: promoted when surprisal is above ${(1 - value).toFixed(4)}`;
-      handle.querySelector("b").textContent = cf.tau(value).replace(/^0\./, ".");
     }
 
     // Drawing
@@ -103,10 +115,10 @@
       this.threshold(pen, lines, x, view, style);
       this.marks(lines, x, view);
       const within = (tau) => `${Math.min(height - 9, Math.max(9, this.y(1 - tau, height)))}px`; // it can always be grabbed
-      this.handle.style.top = within(this.tau);
-      if (this.what !== null) this.ghost.style.top = within(this.what);
+      this.handle.node.style.top = within(this.tau);
+      if (this.what !== null) this.ghost.node.style.top = within(this.what);
       const near = this.what !== null && Math.abs(this.y(1 - this.tau, height) - this.y(1 - this.what, height)) < 18;
-      this.ghost.classList.toggle("mc-aside", near);
+      this.ghost.node.classList.toggle("mc-aside", near);
     }
 
     pen(width, height) {
@@ -123,7 +135,7 @@
     rise(lines) {
       const highest = Math.max(1.6 * (1 - this.tau), 1.6 * (1 - (this.what ?? 1)), ...lines.map((line) => line.surprisal ?? 0), 0.001);
       const wanted = STEPS.find((step) => step >= highest * 1.05) ?? 2;
-      if (this.grabbed) return; // the scale must not move under the pointer
+      if (this.handle.grabbed || this.ghost.grabbed) return; // the scale must not move under the pointer
       if (wanted > this.ceiling || wanted < this.ceiling / 2.1) this.ceiling = wanted;
     }
 
@@ -236,67 +248,6 @@
       this.tip.textContent = `chunk ${line.chunk}, ${cf.clock(line.start)}: surprisal ${line.surprisal === null ? "not computed" : line.surprisal.toFixed(3)}${range}${done}`;
       const left = event.clientX - this.box.getBoundingClientRect().left;
       this.tip.style.cssText = left > this.box.clientWidth / 2 ? `right:${this.box.clientWidth - left + 12}px` : `left:${left + 12}px`;
-    }
-
-    drags(handle, move, done) {
-      let begun = null;
-      const value = () => handle.tau;
-      const finish = (keep) => {
-        if (begun === null) return;
-        const before = begun;
-        begun = null;
-        this.held = this.grabbed = false;
-        handle.classList.remove("mc-dragged");
-        clearTimeout(handle.timer);
-        if (!keep) move(before);
-        else if (value() !== before) done(value());
-        if (handle === this.handle && this.whatWas !== undefined) this.setWhat(this.whatWas);
-        this.whatWas = undefined;
-      };
-      const begin = () => {
-        if (begun !== null) return;
-        begun = value();
-        this.held = true;
-        handle.classList.add("mc-dragged");
-        if (handle === this.handle) this.whatWas = this.what;
-      };
-      const to = (next) => {
-        move(Math.round(next * 10000) / 10000);
-        if (handle === this.handle) this.setWhat(this.tau); // what the new tau would have kept, while it is dragged
-      };
-      handle.addEventListener("pointerdown", (event) => {
-        if (event.button) return;
-        handle.setPointerCapture(event.pointerId);
-        handle.focus();
-        begin();
-        this.grabbed = true;
-        event.preventDefault();
-      });
-      handle.addEventListener("pointermove", (event) => {
-        if (begun === null || !handle.hasPointerCapture(event.pointerId)) return;
-        const box = this.box.getBoundingClientRect();
-        to(1 - Math.min(this.ceiling, Math.max(0, this.surprisalAt(event.clientY - box.top, box.height))));
-      });
-      handle.addEventListener("pointerup", () => finish(true));
-      handle.addEventListener("pointercancel", () => finish(false));
-      handle.addEventListener("blur", () => finish(true));
-      handle.addEventListener("keydown", (event) => {
-        // A tenth of the threshold at a time: what matters may lie at 0.05 or at 0.001.
-        const step = Math.max(0.0002, (1 - value()) / 10);
-        const by = { ArrowUp: -step, ArrowRight: -step, ArrowDown: step, ArrowLeft: step, PageUp: -10 * step, PageDown: 5 * step }[event.key];
-        const end = { Home: 1, End: 0 }[event.key];
-        if (event.key === "Escape") finish(false);
-        else if (event.key === "Enter") finish(true);
-        else if (by === undefined && end === undefined) return;
-        else {
-          begin();
-          to(end ?? value() + by);
-          clearTimeout(handle.timer);
-          handle.timer = setTimeout(() => finish(true), 700);
-        }
-        event.preventDefault();
-        event.stopPropagation();
-      });
     }
   };
 })();

@@ -46,7 +46,7 @@ async function setTau(tau) {
 /** A policy without a similarity gate has no tau to drag. */
 function gate(kind) {
   const on = kind === "sim";
-  if (curve.handle.hidden === on) curve.handle.hidden = !on;
+  curve.handle.node.hidden = !on;
   what.disabled = !on;
   if (!on) curve.setWhat(null);
 }

@@ -25,6 +25,7 @@ SCRIPTS = (
     "memory_tips.js",
     "memory_lanes.js",
     "memory_strip.js",
+    "memory_handle.js",
     "memory_curve.js",
     "memory_layers.js",
     "memory_policy.js",
