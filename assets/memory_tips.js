@@ -3,8 +3,8 @@
   // [sentence, equation]; Context Forcing, arXiv 2602.06028, section 3.
   const TERMS = {
     sink: ["The first latent frames of the film, kept for ever: attention leans on its very first tokens.", "M_sink = {x\u2081 \u2026 x_Ns}"],
-    slow: ["Latent frames that surprised the model, consolidated for long; when it is full, the oldest leaves. Dim slots hold ordinary ones until then.", "promote x_t  if  sim(k_t, k_t\u22121) < \u03c4   (eq. 7)"],
-    fast: ["The newest latent frames, first in, first out; the chunk that was just made is among them.", "M_fast = {x_t\u2212Nl+1 \u2026 x_t}"],
+    slow: ["Latent frames that surprised the model, consolidated for long; when it is full, the oldest leaves. Until then ordinary ones have its room (dim), a film's first ones before any are in fast memory.", "promote x_t  if  sim(k_t, k_t\u22121) < \u03c4   (eq. 7)"],
+    fast: ["The newest latent frames, first in, first out; the chunk that was just made is among them. It fills once slow memory has no room left.", "M_fast = {x_t\u2212Nl+1 \u2026 x_t}"],
     surprisal: ["How much the keys changed since the chunk before: pooled over its tokens, normed, before RoPE. Above 1 \u2212 \u03c4 the chunk's first latent frame is promoted; drag the line to change \u03c4.", "1 \u2212 cos(k_t, k_t\u22121)   (eq. 7)"],
     whatif: ["Rings mark chunks that another \u03c4 would have promoted, counted from the recorded similarities; first order, as another memory would have made slightly other keys.", "sim(k_t, k_t\u22121) < \u03c4\u2032"],
     agreement: ["How many of the L layers hold a latent frame: the released students let every layer decide alone.", "\u03a3_l [x \u2208 M_slow(l)] / L"],
