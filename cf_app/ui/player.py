@@ -30,7 +30,7 @@ f)` of `assets/cf.js` hands over the detail):
   "playing", "paused", "stopped".
 - to the player: `cf:seek` {time} or {chunk}: jump there (fetched again when the browser has dropped it);
   `cf:live`: back to the newest; `cf:play` {prompt?, seed?, timeline?}: a new run from chunk 0;
-  `cf:branch` {chunk, timeline}: one that is made again up to this chunk and waits there; `cf:command`
+  `cf:branch` {chunk, timeline}: one that is the same up to this chunk and waits there; `cf:command`
   {kind, ..., reply?: f(answer)}: send a command of `commands.py`; the answer is {ok: true, chunk, ...} or
   {ok: false, error}; `cf:prompt` {prompt, reply?}: play it, or change to it.
 
