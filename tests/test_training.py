@@ -141,6 +141,7 @@ def test_every_stage_runs_small_and_the_student_generates(tmp_path: Path) -> Non
         with Image.open(out / stage / "strip.png") as strip:
             assert strip.size == (2 * 128, 3 * 80)
     target = out / "weights"
+    assert (target / "curves" / "student.png").stat().st_size == (out / "rollouts" / "curves.png").stat().st_size
     clip = tmp_path / "clip.mp4"
     arguments = ["generate", "--model", str(target), "--prompt", "a red ball", "--seconds", "0.7", "--out", str(clip)]
     assert main(arguments) == 0

@@ -27,9 +27,13 @@ EXAMPLES = (
 def export(vae: Path, student: Path, target: Path, tau: float) -> None:
     """Writes `target` (the layout of weights/) from the `vae/` and `student/` folders of the stages.
 
-    The model card (README.md) of `target` is kept where there is one.
+    The model card (README.md) of `target` is kept where there is one; curves of the trainings go beside it.
     """
     target.mkdir(parents=True, exist_ok=True)
+    for name, stage in (("autoencoder", vae.parent), ("student", student.parent)):
+        if (stage / "curves.png").exists():
+            (target / "curves").mkdir(exist_ok=True)
+            shutil.copyfile(stage / "curves.png", target / "curves" / f"{name}.png")
     for part in ("transformer", "text_encoder", "tokenizer", "scheduler"):
         shutil.rmtree(target / part, ignore_errors=True)
         shutil.copytree(student / part, target / part)

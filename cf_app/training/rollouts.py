@@ -53,8 +53,8 @@ class RolloutTraining:
     stops: float = 0.3
     own: float = 0.5
     recycle: float = 0.5
-    free: int = 2
-    back: float = 0.1
+    free: int = 3
+    back: float = 0.05
     rates: Rates = ROLLOUT_RATES
     seed: int = 0
 
