@@ -14,7 +14,7 @@ from ..training.world import FPS
 from .films import Cues, Film, Take
 
 STRIDE = 2      # every second pixel frame: 8 a second are enough to see it, at half the size
-SCALE, BAR, GAP = 2, 22, 4
+WIDTH, BAR, GAP = 512, 22, 4    # of the pictures beside each other; pixels
 AWAY_CHUNKS = 8
 _SCENE = Scene("yellow", "ball", "hops", "meadow", "day", "still")
 
@@ -51,7 +51,8 @@ def write_clip(path: Path, take: Take, films: Mapping[str, Film], quality: int =
 
 
 def _picture(labels: Sequence[str], frames: Sequence[np.ndarray], prompt: str) -> Image.Image:
-    height, width = (side * SCALE for side in frames[0].shape[:2])
+    scale = max(1, WIDTH // (len(frames) * frames[0].shape[1]))
+    height, width = (side * scale for side in frames[0].shape[:2])
     canvas = Image.new("RGB", (len(frames) * (width + GAP) - GAP, height + 2 * BAR), "#14161b")
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
     for i, (label, frame) in enumerate(zip(labels, frames, strict=True)):
