@@ -141,11 +141,14 @@ def test_every_stage_runs_small_and_the_student_generates(tmp_path: Path) -> Non
         with Image.open(out / stage / "strip.png") as strip:
             assert strip.size == (2 * 128, 3 * 80)
     target = out / "weights"
-    assert (target / "curves" / "student.png").stat().st_size == (out / "rollouts" / "curves.png").stat().st_size
     clip = tmp_path / "clip.mp4"
     arguments = ["generate", "--model", str(target), "--prompt", "a red ball", "--seconds", "0.7", "--out", str(clip)]
     assert main(arguments) == 0
     assert clip.stat().st_size > 0
+    (out / "rollouts" / "curves.png").write_bytes(b"curves")  # longer trainings draw them
+    assert main(["train", "export", "--tiny", "--out", str(out), "--tau", "0.9"]) == 0
+    assert (target / "curves" / "student.png").read_bytes() == b"curves"
+    assert json.loads((target / "cf_config.json").read_text())["memory"]["tau"] == 0.9
 
 
 def test_a_stage_without_its_forerunner_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
