@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cf_app.cli import main
 from cf_app.training.data import LatentVideos
-from cf_app.training.dmd import Distillation, Trio, distill_step, stage_two, without_curriculum
+from cf_app.training.dmd import Distillation, Stream, Trio, distill_step, stage_two, without_curriculum
 from cf_app.training.full_size import LORA_TARGETS, FullScale, networks
 from cf_app.training.loop import Budget
 from cf_app.training.rollout import Rollout
@@ -126,6 +126,51 @@ def test_the_critic_learns_in_every_step_and_the_student_in_some() -> None:
     assert "dmd" not in losses
     assert [torch.equal(a, b) for a, b in zip(second, weights(), strict=True)] == [True, False, True]
     assert three.student.network.transformer.proj_out.weight.grad is None
+
+
+def test_a_stream_makes_every_chunk_a_target_and_then_context() -> None:
+    three = trio()
+    config = Distillation(Budget(steps=4), videos=2, first=2, last=2, critic_updates=2, size=SIZE, streaming=True)
+    stream = Stream(three, config, random.Random(0))
+
+    def student() -> Tensor:
+        return three.student.network.transformer.blocks[0].attn1.to_q.weight.detach().clone()
+
+    before = student()
+    first = stream.step(0)
+    mine = stream.rollouts[0]
+    made = mine.truth(0).clone()
+    assert first["chunk"] == 0 and "dmd" in first and made.abs().sum() > 0 and not mine.truth(1).any()
+    assert all(rollout.latents is mine.latents and set(rollout.stored) == {0, 1, 2} for rollout in stream.rollouts)
+    keys = [rollout.stored[0][0][0] for rollout in stream.rollouts]
+    assert not torch.allclose(keys[0], keys[1]) and not keys[0].requires_grad  # each network's own
+    after = student()
+    second = stream.step(1)
+    assert second["chunk"] == 1 and "dmd" not in second and torch.equal(mine.truth(0), made) and mine.truth(1).any()
+    assert not torch.equal(before, after) and torch.equal(after, student())
+    third = stream.step(2)
+    assert third["chunk"] == 0 and stream.rollouts[0] is not mine
+
+
+def test_a_streamed_chunk_is_finished_wherever_its_target_left() -> None:
+    """With a student that knows the answer at every level, the chunk that becomes context is that answer."""
+    three = trio()
+    config = Distillation(Budget(steps=9), videos=1, first=1, last=1, critic_updates=99, size=SIZE, streaming=True)
+    answer = torch.randn(1, 16, 3, 4, 4)
+
+    class Knowing(nn.Module):
+        def forward(self, function: object, rollout: Rollout, *rest: object) -> Tensor | None:
+            if function is remember:
+                return remember(three.student.network, rollout)
+            x, sigma = rest[-2:]
+            return (x - answer) / sigma.view(-1, 1, 1, 1, 1)  # type: ignore[operator,union-attr]
+
+    three.student.model = Knowing()
+    stream, passes = Stream(three, config, random.Random(0)), set()
+    for step in range(1, 10):
+        passes.add(stream.step(step)["passes"])
+        torch.testing.assert_close(stream.rollouts[0].truth(0), answer, atol=1e-4, rtol=1e-3)
+    assert len(passes) > 2
 
 
 def test_stage_two_grows_and_its_ablation_does_not_wait() -> None:

@@ -31,7 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher", metavar="NAME", default="teacher", help="distill, context: against whom")
     parser.add_argument("--student", metavar="NAME", default="rollouts", help="export: whose weights (default: "
                         "%(default)s)")
+    parser.add_argument("--passes", type=int, choices=(4, 8), default=8, help="export: denoising steps of a chunk: 8 "
+                        "after rollouts, 4 after distill and context (default: %(default)s)")
     parser.add_argument("--guidance", type=float, default=0.0, help="distill, context: of the teacher (default: none)")
+    parser.add_argument("--streaming", action="store_true", help="distill, context: rollouts that go on from step to "
+                        "step, every chunk a target and then context; where updates are dear")
     parser.add_argument("--no-recycling", action="store_true", help="ablation, teacher: no errors in its context")
     parser.add_argument("--no-curriculum", action="store_true", help="ablation, context: longest rollouts at once")
     parser.add_argument("--teacher-window", type=int, metavar="LATENTS",
@@ -137,7 +141,7 @@ def _distillation(arguments: argparse.Namespace, name: str, before: str, config)
     from .dmd import train_distillation
 
     out = arguments.out
-    config = _changed(config, seed=arguments.seed, guidance=arguments.guidance)
+    config = _changed(config, seed=arguments.seed, guidance=arguments.guidance, streaming=arguments.streaming)
     if arguments.tiny:
         long = 3 if name == "context" else 1
         config = _changed(config, videos=1, targets=1, first=long, last=long, critic_updates=2, strip_chunks=2)
@@ -154,15 +158,17 @@ def _export(arguments: argparse.Namespace) -> None:
     from . import calibrate
     from .export import export
 
-    out = arguments.out
+    from .student import TIMESTEPS, TRAINED_TIMESTEPS
+
+    out, timesteps = arguments.out, TIMESTEPS if arguments.passes == len(TIMESTEPS) else TRAINED_TIMESTEPS
     target = arguments.target or (out / "weights" if arguments.tiny else Path("weights"))
     vae, student = out / "autoencoder" / "vae", _student(out, arguments.student)
-    export(vae, student, target, SlowFast().tau if arguments.tau is None else arguments.tau)
+    export(vae, student, target, SlowFast().tau if arguments.tau is None else arguments.tau, timesteps)
     if arguments.tau is None:
         scenes = calibrate.SCENES[:1] if arguments.tiny else calibrate.SCENES
         tau = calibrate.threshold(*calibrate.measure(cf_app.load(str(target), device="cpu"), scenes))
         tqdm.write(f"tau {tau:g}")
-        export(vae, student, target, tau)
+        export(vae, student, target, tau, timesteps)
 
 
 def _full_step(arguments: argparse.Namespace) -> None:

@@ -7,6 +7,10 @@ rollouts grow with the steps; context is fully denoised, targets leave at a rand
 
 The loss of a rollout is a sum over target chunks given what came before them: by the chain rule that is the divergence
 of the whole window. No recorded data is needed, only prompts.
+
+A `Stream` is stage 2 where updates are dear: a rollout goes on from step to step and every chunk is first a target, then
+context (LongLive's streaming long tuning), so no chunk is made for context alone. Older keys and values are those of
+the weights of their time, as in `rollouts`.
 """
 from __future__ import annotations
 
@@ -26,6 +30,7 @@ from .losses import (
     contextual_dmd,
     critic_loss,
     guided,
+    noised,
     rollout_horizon,
     rollout_passes,
     score_sigmas,
@@ -34,7 +39,7 @@ from .rollout import Rollout
 from .self_rollout import beside, blank_rollout, denoise, glance, remember, rollout_prompts
 from .setup import Learner, Rates, set_up
 from .strips import Strip
-from .student import SHIFT, Student, student_levels
+from .student import SHIFT, TIMESTEPS, Student, student_levels
 from .world import HEIGHT, WIDTH
 
 STUDENT_RATES, CRITIC_RATES = Rates(muon=2e-4, adam=4e-5, ema=0.99), Rates(muon=4e-4, adam=8e-5)
@@ -54,6 +59,8 @@ class Distillation:
         window: latent frames that the teacher sees, the chunk at hand included; None: the same memory as the student.
             A short one is the ablation "short-context teacher".
         size: [C, Y, X] of a latent frame.
+        timesteps: of the student's passes, before the flow shift.
+        streaming: every step makes one chunk of a rollout that goes on (`Stream`); `targets` is not used.
         strip_chunks: of a sample for the strip.
     """
 
@@ -67,6 +74,8 @@ class Distillation:
     guidance: float = 0.0
     window: int | None = None
     shift: float = SHIFT
+    timesteps: tuple[int, ...] = TIMESTEPS
+    streaming: bool = False
     size: tuple[int, int, int] = (16, HEIGHT // 8, WIDTH // 8)
     strip_chunks: int = 6
     student_rates: Rates = STUDENT_RATES
@@ -76,7 +85,7 @@ class Distillation:
     @property
     def levels(self) -> tuple[float, ...]:
         """Noise levels of the student's passes."""
-        return student_levels(self.shift)
+        return student_levels(self.shift, self.timesteps)
 
 
 def stage_two(budget: Budget, ramp: int = 600) -> Distillation:
@@ -113,35 +122,83 @@ def distill_step(trio: Trio, config: Distillation, step: int, rng: random.Random
         with accelerator.autocast():
             x0 = denoise(flow, noise, config.levels[:passes[chunk]], gradient=target and teaches)
         if target:
-            _add_losses(trio, config, x0, (critics, teachers), losses, teaches)
+            _add_losses(trio, config, x0, (critics, teachers), losses, teaches, config.targets)
         mine.truth(chunk).copy_(x0.detach())
         if chunk + 1 < chunks:
-            with accelerator.autocast(), torch.no_grad():
-                for network, rollout in ((trio.student.model, mine), (trio.critic.model, critics),
-                                         (trio.teacher, teachers)):
-                    network(remember, rollout)
+            _remember_all(trio, mine, critics, teachers)
         for rollout in (mine, critics, teachers):
             rollout.advance()
-    losses["critic_norm"] = trio.critic.step(accelerator)
+    return losses | _update(trio, teaches)
+
+
+class Stream:
+    """Rollouts that go on from step to step: each step's chunk is a target, is finished, and becomes context."""
+
+    def __init__(self, trio: Trio, config: Distillation, rng: random.Random) -> None:
+        self.trio, self.config, self.rng = trio, config, rng
+        self.rollouts: tuple[Rollout, ...] = ()
+
+    def step(self, step: int) -> dict[str, Tensor | float]:
+        """The next chunk of a batch of rollouts, or the first of new ones: an update of the critic, and of the student
+        in every `critic_updates`th step."""
+        trio, config, accelerator = self.trio, self.config, self.trio.accelerator
+        if not self.rollouts or self.rollouts[0].chunk == self.rollouts[0].chunks:
+            self._start(step)
+        mine, critics, teachers = self.rollouts
+        passes = random.Random(f"{config.seed} {step}").randint(1, len(config.levels))  # the same in every process
+        teaches = step % config.critic_updates == 0
+        losses: dict[str, Tensor | float] = {"chunk": float(mine.chunk), "passes": float(passes)}
+        flow, truth = partial(_learner_flow, trio.student, mine), mine.truth(mine.chunk)
+        with accelerator.autocast():
+            x0 = denoise(flow, torch.randn_like(truth), config.levels[:passes], gradient=teaches)
+            clean, rest = x0.detach(), config.levels[passes:]
+            if rest:
+                sigma = torch.full((len(clean),), rest[0], device=clean.device)
+                clean = denoise(flow, noised(clean, torch.randn_like(clean), sigma), rest)
+        _add_losses(trio, config, x0, (critics, teachers), losses, teaches, 1)
+        truth.copy_(clean)
+        _remember_all(trio, mine, critics, teachers)
+        for rollout in self.rollouts:
+            rollout.advance()
+        return losses | _update(trio, teaches)
+
+    def _start(self, step: int) -> None:
+        config = self.config
+        chunks = self.rng.randint(config.first, rollout_horizon(step, config.ramp, config.first, config.last))
+        mine = blank_rollout(config.videos, chunks, config.size, CHUNK_LATENTS, self.rng, self.trio.accelerator.device)
+        self.rollouts = mine, beside(mine), beside(mine, config.window)
+
+
+@torch.no_grad()
+def _remember_all(trio: Trio, mine: Rollout, critics: Rollout, teachers: Rollout) -> None:
+    """Every network's own clean pass over the chunk that the student made."""
+    with trio.accelerator.autocast():
+        for network, rollout in ((trio.student.model, mine), (trio.critic.model, critics), (trio.teacher, teachers)):
+            network(remember, rollout)
+
+
+def _update(trio: Trio, teaches: bool) -> dict[str, Tensor | float]:
+    """Applies the gradients of the critic, and of the student if it `teaches`; returns their norms."""
+    norms: dict[str, Tensor | float] = {"critic_norm": trio.critic.step(trio.accelerator)}
     if teaches:
-        losses["student_norm"] = trio.student.step(accelerator)
-    return losses
+        norms["student_norm"] = trio.student.step(trio.accelerator)
+    return norms
 
 
 def _add_losses(trio: Trio, config: Distillation, x0: Tensor, rollouts: tuple[Rollout, Rollout],
-                losses: dict[str, Tensor | float], teaches: bool) -> None:
-    """Adds the gradients of one target chunk, and the losses to `losses`."""
+                losses: dict[str, Tensor | float], teaches: bool, targets: int) -> None:
+    """Adds the gradients of one target chunk of `targets`, and the losses to `losses`."""
     critics, teachers = rollouts
     fake = partial(_learner_flow, trio.critic, critics)
     draw = partial(score_sigmas, len(x0), config.shift)
     with trio.accelerator.autocast():
-        critic = critic_loss(x0, torch.randn_like(x0), draw().to(x0), fake) / config.targets
+        critic = critic_loss(x0, torch.randn_like(x0), draw().to(x0), fake) / targets
     trio.accelerator.backward(critic)
     losses["critic"] = losses.get("critic", 0.0) + critic.detach()
     if teaches:
         real = _guided_flow(trio.teacher, teachers, config.guidance)
         with trio.accelerator.autocast():
-            loss = contextual_dmd(x0, torch.randn_like(x0), draw().to(x0), real, fake) / config.targets
+            loss = contextual_dmd(x0, torch.randn_like(x0), draw().to(x0), real, fake) / targets
         trio.accelerator.backward(loss)
         losses["dmd"] = losses.get("dmd", 0.0) + loss.detach()
 
@@ -174,10 +231,11 @@ def train_distillation(start: Path, teacher: Path, folder: Path, vae: Path, conf
     student, critic = stage.learners
     trio = Trio(stage.accelerator, student, critic, frozen(Student.load(teacher), stage.accelerator.device))
     strip = Strip(vae, folder, config.strip_chunks)
+    stream = Stream(trio, config, stage.rng)
     for step in stage.run.steps():
         student.schedule(stage.run)
         critic.schedule(stage.run)
-        losses = distill_step(trio, config, step, stage.rng)
+        losses = stream.step(step) if config.streaming else distill_step(trio, config, step, stage.rng)
         if step % 10 == 0:
             stage.run.log(**losses)
         strip.write(student.network, config.levels, config.size, step)

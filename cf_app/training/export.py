@@ -24,9 +24,12 @@ EXAMPLES = (
 )
 
 
-def export(vae: Path, student: Path, target: Path, tau: float) -> None:
+def export(vae: Path, student: Path, target: Path, tau: float,
+           timesteps: tuple[int, ...] = TRAINED_TIMESTEPS) -> None:
     """Writes `target` (the layout of weights/) from the `vae/` and `student/` folders of the stages.
 
+    `timesteps` (before the flow shift) are those that the student was trained for: eight after the rollouts, four
+    after a distillation.
     The model card (README.md) of `target` is kept where there is one; curves of the trainings go beside it.
     """
     target.mkdir(parents=True, exist_ok=True)
@@ -48,6 +51,6 @@ def export(vae: Path, student: Path, target: Path, tau: float) -> None:
         name="embedded", title="Embedded student",
         description="A small causal student of Wan's architecture, trained on a procedural world.",
         geometry=Geometry(transformer["in_channels"], 80 // 8, 128 // 8, scale, autoencoder.temporal_scale),
-        sampler=SamplerConfig(TRAINED_TIMESTEPS, SHIFT), memory={"policy": "slow_fast", "tau": tau},
+        sampler=SamplerConfig(timesteps, SHIFT), memory={"policy": "slow_fast", "tau": tau},
         text_length=MAX_LENGTH, vocabulary=frozenset(vocabulary()), example_prompts=EXAMPLES)
     write_json(target / "cf_config.json", config.to_dict())
