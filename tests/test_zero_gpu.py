@@ -14,13 +14,15 @@ from tests.tiny import EXAMPLES
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_sessions_go_through_the_spaces_package(record_property: Callable[[str, object], None]) -> None:
+def test_sessions_go_through_the_spaces_package(
+    record_property: Callable[[str, object], None], tmp_path: Path
+) -> None:
+    result = tmp_path / "found.json"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
-    command = [sys.executable, "-m", "tests.zero_gpu_program"]
+    command = [sys.executable, "-X", "faulthandler", "-m", "tests.zero_gpu_program", str(result)]
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False)
-    lines = [line for line in ended.stdout.splitlines() if line.startswith("RESULT ")]
-    assert lines, ended.stderr[-2000:]
-    found = json.loads(lines[0].removeprefix("RESULT "))
+    assert result.exists(), f"exit code {ended.returncode}\n{ended.stdout[-2000:]}\n{ended.stderr[-4000:]}"
+    found = json.loads(result.read_text())
     assert found["problems"] == []
     assert found["chunks"] == [0, 1, 2, 3, 4] and found["calls"] > 2
     assert found["entries"] == [list(range(max(0, end - 12), end)) for end in (3, 6, 9, 12, 15)]
