@@ -1,7 +1,7 @@
 """Run by `test_zero_gpu.py` in a process of its own: sessions through the real `spaces` package and a small scheduler.
 
-The scheduler has the four endpoints of ZeroGPU's and a GPU that is none; the engine stays on the CPU. Writes JSON to the
-file that its argument names.
+The scheduler has the four endpoints of ZeroGPU's and a GPU that is none; the engine stays on the CPU. Writes JSON to
+the file that its argument names.
 """
 
 from __future__ import annotations

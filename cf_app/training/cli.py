@@ -157,7 +157,6 @@ def _export(arguments: argparse.Namespace) -> None:
     from ..memory.policy import SlowFast
     from . import calibrate
     from .export import export
-
     from .student import TIMESTEPS, TRAINED_TIMESTEPS
 
     out, timesteps = arguments.out, TIMESTEPS if arguments.passes == len(TIMESTEPS) else TRAINED_TIMESTEPS

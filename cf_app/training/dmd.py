@@ -8,9 +8,9 @@ rollouts grow with the steps; context is fully denoised, targets leave at a rand
 The loss of a rollout is a sum over target chunks given what came before them: by the chain rule that is the divergence
 of the whole window. No recorded data is needed, only prompts.
 
-A `Stream` is stage 2 where updates are dear: a rollout goes on from step to step and every chunk is first a target, then
-context (LongLive's streaming long tuning), so no chunk is made for context alone. Older keys and values are those of
-the weights of their time, as in `rollouts`.
+A `Stream` is stage 2 where updates are dear: a rollout goes on from step to step and every chunk is first a target,
+then context (LongLive's streaming long tuning), so no chunk is made for context alone. Older keys and values are those
+of the weights of their time, as in `rollouts`.
 """
 from __future__ import annotations
 
