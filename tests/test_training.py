@@ -148,7 +148,13 @@ def test_every_stage_runs_small_and_the_student_generates(tmp_path: Path) -> Non
     (out / "rollouts" / "curves.png").write_bytes(b"curves")  # longer trainings draw them
     assert main(["train", "export", "--tiny", "--out", str(out), "--tau", "0.9"]) == 0
     assert (target / "curves" / "student.png").read_bytes() == b"curves"
-    assert json.loads((target / "cf_config.json").read_text())["memory"]["tau"] == 0.9
+    config = json.loads((target / "cf_config.json").read_text())
+    assert config["memory"]["tau"] == 0.9 and len(config["sampler"]["timesteps"]) == 8
+    stream = ["train", "context", "--streaming", "--tiny", "--out", str(out), "--threads", "1", "--name", "stream"]
+    assert main([*stream, "--start", "rollouts", "--teacher", "rollouts"]) == 0
+    export = ["train", "export", "--tiny", "--out", str(out), "--student", "stream", "--passes", "4", "--tau", "1"]
+    assert main(export) == 0
+    assert json.loads((target / "cf_config.json").read_text())["sampler"]["timesteps"] == [1000, 750, 500, 250]
 
 
 def test_a_stage_without_its_forerunner_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

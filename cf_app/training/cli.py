@@ -33,9 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "%(default)s)")
     parser.add_argument("--passes", type=int, choices=(4, 8), default=8, help="export: denoising steps of a chunk: 8 "
                         "after rollouts, 4 after distill and context (default: %(default)s)")
-    parser.add_argument("--guidance", type=float, default=0.0, help="distill, context: of the teacher (default: none)")
-    parser.add_argument("--streaming", action="store_true", help="distill, context: rollouts that go on from step to "
-                        "step, every chunk a target and then context; where updates are dear")
+    parser.add_argument("--guidance", type=float, help="distill, context: of the teacher (default: 0.6 with "
+                        "--streaming, else none)")
+    parser.add_argument("--streaming", action="store_true", help="context: rollouts that go on from step to step, "
+                        "every chunk a target and then context (how the shipped student was made)")
     parser.add_argument("--no-recycling", action="store_true", help="ablation, teacher: no errors in its context")
     parser.add_argument("--no-curriculum", action="store_true", help="ablation, context: longest rollouts at once")
     parser.add_argument("--teacher-window", type=int, metavar="LATENTS",
@@ -130,9 +131,9 @@ def _distill(arguments: argparse.Namespace) -> None:
 
 
 def _context(arguments: argparse.Namespace) -> None:
-    from .dmd import stage_two, without_curriculum
+    from .dmd import stage_two, streamed, without_curriculum
 
-    config = stage_two(_budget(arguments, 60))
+    config = (streamed if arguments.streaming else stage_two)(_budget(arguments, 60))
     config = _changed(config, window=arguments.teacher_window)
     _distillation(arguments, "context", "distill", without_curriculum(config) if arguments.no_curriculum else config)
 
@@ -141,7 +142,9 @@ def _distillation(arguments: argparse.Namespace, name: str, before: str, config)
     from .dmd import train_distillation
 
     out = arguments.out
-    config = _changed(config, seed=arguments.seed, guidance=arguments.guidance, streaming=arguments.streaming)
+    config = _changed(config, seed=arguments.seed)
+    if arguments.guidance is not None:
+        config = _changed(config, guidance=arguments.guidance)
     if arguments.tiny:
         long = 3 if name == "context" else 1
         config = _changed(config, videos=1, targets=1, first=long, last=long, critic_updates=2, strip_chunks=2)

@@ -93,6 +93,12 @@ def stage_two(budget: Budget, ramp: int = 600) -> Distillation:
     return Distillation(budget, first=8, last=34, ramp=ramp)
 
 
+def streamed(budget: Budget) -> Distillation:
+    """What made the shipped student: `Stream`s of up to 30 chunks (22 s) against a guided teacher."""
+    return Distillation(budget, first=8, last=30, ramp=600, critic_updates=2, guidance=0.6, streaming=True,
+                        student_rates=Rates(3e-4, 1e-4, 0.99), critic_rates=Rates(8e-4, 3e-4))
+
+
 @dataclass
 class Trio:
     """The student and the critic in training, and the teacher, which is not."""
