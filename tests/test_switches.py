@@ -53,6 +53,24 @@ def test_every_switch_can_be_thrown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {wanted["dtype"] for wanted in made} == {None, "bfloat16"} and {wanted["threads"] for wanted in made} >= {1}
 
 
+def test_a_joined_pass_is_timed_over_a_full_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, asked = tiny_engine(), []
+    monkeypatch.setattr("cf_app.load", lambda *_, **__: engine)
+    plain = switches._FullMemory.extend
+
+    def extend(self: Any, layer: int, key: Any, value: Any) -> Any:
+        found = plain(self, layer, key, value)
+        asked.append((len(key), found[0].shape[1] // engine.kv_shape.tokens))
+        return found
+
+    monkeypatch.setattr(switches._FullMemory, "extend", extend)
+    found = switches.joined_pass(None, rounds=2)
+    own = engine.config.geometry.chunk_latents
+    assert asked[0] == (1, 18 + own) and {batch for batch, _ in asked} == {1, 2}
+    assert found["saved"] == pytest.approx(found["apart"] - found["joined"])
+    assert min(found["apart"], found["joined"]) > 0
+
+
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(switches, "available", lambda: (Switch("nothing"),))
     monkeypatch.setattr("cf_app.load", lambda *_, **__: tiny_engine())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import statistics
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,10 @@ from typing import TYPE_CHECKING, Any
 from .benchmark import speed
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from cf_app.engine.engine import Engine
+    from cf_app.memory.kv_cache import KVShape
 
 ROUNDS = 3
 Change = Callable[["Engine"], None]
@@ -103,6 +107,62 @@ def compare(
             "faster": after["fps"] / before["fps"],
             "first_sooner": before["first_chunk_s"] / after["first_chunk_s"],
         }
+
+
+def joined_pass(model: str | None, rounds: int = 40) -> dict[str, float]:
+    """What it could save at most to run a chunk's clean pass and the next chunk's first step as one pass.
+
+    The joined pass is timed as what it would be, a batch of two chunks over a full memory; rotations and masks, which
+    would differ between the two, and the gate, whose decision it would have to wait for, are left out.
+
+    Returns:
+        medians in milliseconds: apart (two passes), joined (one), saved.
+    """
+    import torch
+
+    from cf_app.model.causal_wan import causal_forward, encode_text
+
+    engine, _ = _made(model, Switch("as shipped"))
+    shape, geometry, wan = engine.kv_shape, engine.config.geometry, engine.transformer
+    times: dict[int, list[float]] = {1: [], 2: []}
+    with torch.inference_mode():
+        def timed(batch: int) -> None:
+            states = torch.zeros(batch, engine.config.text_length, wan.config.text_dim, dtype=shape.dtype)
+            text = encode_text(wan, states.to(shape.device))
+            latents = torch.randn(batch, *geometry.latent_shape, device=shape.device, dtype=shape.dtype)
+            begun = time.perf_counter()
+            float(causal_forward(wan, latents, 500.0, text, _FullMemory(shape, geometry.chunk_latents, batch)).sum())
+            times[batch].append(1000 * (time.perf_counter() - begun))
+
+        for _ in range(rounds):
+            timed(1)
+            timed(2)
+    apart, joined = 2 * statistics.median(times[1]), statistics.median(times[2])
+    return {"apart": apart, "joined": joined, "saved": apart - joined}
+
+
+class _FullMemory:
+    """A `KVContext` over 18 latent frames of noise, for each of a batch."""
+
+    mask = None
+
+    def __init__(self, shape: KVShape, own: int, batch: int, latents: int = 18) -> None:
+        import torch
+
+        from cf_app.model.rope import rope_table
+
+        self.batch = batch
+        self.query_rope = rope_table(shape.head_dim, list(range(latents, latents + own)), shape.rows, shape.columns,
+                                     device=shape.device)
+        past = torch.randn(1, latents * shape.tokens, shape.heads, shape.head_dim, device=shape.device)
+        self._past = past.to(shape.dtype).expand(batch, -1, -1, -1)
+
+    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        import torch
+
+        from cf_app.model.rope import rotate
+
+        return torch.cat([self._past, rotate(key, self.query_rope)], 1), torch.cat([self._past, value], 1)
 
 
 def _made(model: str | None, switch: Switch) -> tuple[Engine, int]:
