@@ -23,7 +23,7 @@ def test_a_film_begins_with_a_picture_until_it_is_dropped(address, open_page, tm
     assert "begins with it" in page.inner_text(".cf-words") and page.inner_text(".cf-start span") == "green.png"
     top = page.evaluate("document.querySelector('.cf-chips').getBoundingClientRect().top")
     page.click(".cf-big")
-    page.wait_for_function("document.querySelector('video').currentTime > 0.1", timeout=20_000)
+    page.wait_for_function("document.querySelector('video').currentTime > 0.1", timeout=90_000)
     page.keyboard.press("Space")
     page.evaluate("cf.emit('seek', { time: 0.3 })")
     page.wait_for_timeout(400)
@@ -42,7 +42,7 @@ def test_a_file_that_is_no_picture_is_named(address, open_page, tmp_path):
     (tmp_path / "notes.txt").write_text("nothing to see")
     page = open_page(address, 390, 844)
     page.set_input_files(".cf-file", tmp_path / "notes.txt")
-    page.wait_for_function("document.querySelector('.cf-words').textContent.includes('notes.txt')", timeout=10_000)
-    page.wait_for_function("document.querySelector('.cf-words').textContent.includes('no picture')", timeout=10_000)
+    page.wait_for_function("document.querySelector('.cf-words').textContent.includes('notes.txt')", timeout=90_000)
+    page.wait_for_function("document.querySelector('.cf-words').textContent.includes('no picture')", timeout=90_000)
     assert page.is_hidden(".cf-start") and mode_of(page) == "idle"
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -240,9 +240,9 @@ def test_import_and_export_are_the_same_file(page, tmp_path) -> None:
 def test_the_play_button_plays_the_timeline(page) -> None:
     load(page, "a red ball by day[1.5s] | a blue star at night[1.5s] | a green ball at dawn[1.5s]")
     play(page)
-    page.wait_for_function("window.film.length === 6", timeout=30_000)
+    page.wait_for_function("window.film.length === 6", timeout=90_000)
     assert film(page) == ["a red ball by day"] * 2 + ["a blue star at night"] * 2 + ["a green ball at dawn"] * 2
-    page.wait_for_function("document.querySelector('.cf-player').dataset.mode === 'stopped'", timeout=15_000)
+    page.wait_for_function("document.querySelector('.cf-player').dataset.mode === 'stopped'", timeout=90_000)
     page.wait_for_function("document.querySelectorAll('.tl-fixed').length === 0")  # the plan is free for the next film
     x, y = point(page, 2)
     drag(page, (x + 2, y), point(page, 3))
@@ -278,8 +278,8 @@ def test_a_queued_change_says_when_it_applies_until_it_has(page) -> None:
     says = r"/^applies at chunk 10 \(in \d\.\d s\)$/"
     page.wait_for_function(says + ".test(document.querySelector('.tl-say').textContent)")
     assert page.locator(".tl-block:nth-child(2).tl-queued").count() == 1
-    page.wait_for_function("window.film.length > 11", timeout=30_000)
-    page.wait_for_function("document.querySelector('.tl-say').textContent === ''", timeout=30_000)
+    page.wait_for_function("window.film.length > 11", timeout=90_000)
+    page.wait_for_function("document.querySelector('.tl-say').textContent === ''", timeout=90_000)
     assert film(page)[9:11] == ["a red ball by day", "a yellow heart at night"]
 
 
@@ -291,7 +291,7 @@ def test_change_what_follows(page) -> None:
     page.keyboard.type("a blue star at night", delay=80)  # chunks go by meanwhile
     page.keyboard.press("Enter")
     page.wait_for_function("document.querySelectorAll('.tl-block').length === 2")
-    page.wait_for_function("window.film.includes('a blue star at night')", timeout=15_000)
+    page.wait_for_function("window.film.includes('a blue star at night')", timeout=90_000)
     assert film(page).index("a blue star at night") == starts(page)[1]
 
 
@@ -300,7 +300,7 @@ def test_a_block_that_begins_while_its_prompt_is_typed(page) -> None:
     play(page)
     page.mouse.click(*point(page, 6))
     page.fill(".tl-part textarea", "a blue star at night")
-    page.wait_for_function("window.film.length > 6", timeout=15_000)
+    page.wait_for_function("window.film.length > 6", timeout=90_000)
     page.press(".tl-part textarea", "Enter")
     page.wait_for_function("document.querySelectorAll('.tl-block').length === 3")
     assert [prompt for _, prompt in plan(page)] == ["a red ball by day", "a green ball at dawn", "a blue star at night"]
@@ -312,7 +312,7 @@ def test_a_loop_is_written_out_as_it_plays(page) -> None:
     head = {"format": "context-forcing-timeline", "version": 1}
     load(page, json.dumps({**head, "cues": cues, "markers": markers}))
     play(page)
-    page.wait_for_function("window.film.length > 6", timeout=30_000)
+    page.wait_for_function("window.film.length > 6", timeout=90_000)
     red, blue = "a red ball by day", "a blue star at night"
     assert film(page)[:7] == [red, red, blue, red, red, blue, red]
     page.wait_for_function("document.querySelector('.tl-mark-loop').tlMark.chunk > 6")
