@@ -25,7 +25,7 @@ def looking_away(seed: int = 3) -> Take:
     return _take(((0, right), (6, _SCENE), (9, away), (9 + AWAY_CHUNKS, _SCENE)), 9 + AWAY_CHUNKS + 4, seed)
 
 
-def steering(seed: int = 5) -> Take:
+def steering(seed: int = 6) -> Take:
     """A prompt that is changed every 3 s: colour, time of day, place, camera, all of them."""
     scenes = [_SCENE]
     for change in ({"colour": "blue"}, {"time": "night"}, {"place": "snow"}, {"camera": "right"},

@@ -30,13 +30,12 @@ def export(vae: Path, student: Path, target: Path, tau: float,
 
     `timesteps` (before the flow shift) are those that the student was trained for: eight after the rollouts, four
     after a distillation.
-    The model card (README.md) of `target` is kept where there is one; curves of the trainings go beside it.
+    The model card (README.md) of `target` is kept where there is one; the curves of all stages go beside it.
     """
     target.mkdir(parents=True, exist_ok=True)
-    for name, stage in (("autoencoder", vae.parent), ("student", student.parent)):
-        if (stage / "curves.png").exists():
-            (target / "curves").mkdir(exist_ok=True)
-            shutil.copyfile(stage / "curves.png", target / "curves" / f"{name}.png")
+    for curves in {*vae.parent.parent.glob("*/curves.png"), *student.parent.parent.glob("*/curves.png")}:
+        (target / "curves").mkdir(exist_ok=True)
+        shutil.copyfile(curves, target / "curves" / f"{curves.parent.name}.png")
     for part in ("transformer", "text_encoder", "tokenizer", "scheduler"):
         shutil.rmtree(target / part, ignore_errors=True)
         shutil.copytree(student / part, target / part)
