@@ -67,8 +67,7 @@ def test_a_joined_pass_is_timed_over_a_full_memory(monkeypatch: pytest.MonkeyPat
     found = switches.joined_pass(None, rounds=2)
     own = engine.config.geometry.chunk_latents
     assert asked[0] == (1, 18 + own) and {batch for batch, _ in asked} == {1, 2}
-    assert found["saved"] == pytest.approx(found["apart"] - found["joined"])
-    assert min(found["apart"], found["joined"]) > 0
+    assert set(found) == {"apart", "joined"} and min(found.values()) > 0
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,7 +39,7 @@ from .rollout import Rollout
 from .self_rollout import beside, blank_rollout, denoise, glance, remember, rollout_prompts
 from .setup import Learner, Rates, set_up
 from .strips import Strip
-from .student import SHIFT, TIMESTEPS, Student, student_levels
+from .student import SHIFT, Student, student_levels
 from .world import HEIGHT, WIDTH
 
 STUDENT_RATES, CRITIC_RATES = Rates(muon=2e-4, adam=4e-5, ema=0.99), Rates(muon=4e-4, adam=8e-5)
@@ -59,7 +59,6 @@ class Distillation:
         window: latent frames that the teacher sees, the chunk at hand included; None: the same memory as the student.
             A short one is the ablation "short-context teacher".
         size: [C, Y, X] of a latent frame.
-        timesteps: of the student's passes, before the flow shift.
         streaming: every step makes one chunk of a rollout that goes on (`Stream`); `targets` is not used.
         strip_chunks: of a sample for the strip.
     """
@@ -74,7 +73,6 @@ class Distillation:
     guidance: float = 0.0
     window: int | None = None
     shift: float = SHIFT
-    timesteps: tuple[int, ...] = TIMESTEPS
     streaming: bool = False
     size: tuple[int, int, int] = (16, HEIGHT // 8, WIDTH // 8)
     strip_chunks: int = 6
@@ -85,7 +83,7 @@ class Distillation:
     @property
     def levels(self) -> tuple[float, ...]:
         """Noise levels of the student's passes."""
-        return student_levels(self.shift, self.timesteps)
+        return student_levels(self.shift)
 
 
 def stage_two(budget: Budget, ramp: int = 600) -> Distillation:
