@@ -22,36 +22,31 @@ from cf_app.evaluation.report import table
 from cf_app.memory.policy import SlowFast
 from cf_app.training.data import CHUNK_FRAMES, CHUNK_SECONDS
 from cf_app.training.grammar import ATTRIBUTES
-from cf_app.training.world import FPS, SWEEP_SECONDS, WIDTH
+from cf_app.training.world import SWEEP_SECONDS, WIDTH
 from tests.tiny import tiny_engine
 
 SMALL = Geometry(latent_channels=4, latent_height=10, latent_width=16)
 
 
 def test_revisits_of_the_sweep_are_where_its_camera_was_before() -> None:
-    path = revisit.camera_path(revisit.sweep_course(2).takes[0])
-    found = revisit.find_revisits(path)
-    assert {round(r.gap) for r in found} >= {4, 8}
-    for r in found:
-        assert abs(path[r.left] - path[r.back]) <= 2
-        assert r.left < r.away < r.back
-        assert r.gap < (r.back - r.left) / FPS
-    assert any(r.back < SWEEP_SECONDS * FPS for r in found), "home comes back"
-    assert any(r.back > SWEEP_SECONDS * FPS for r in found), "so does the far end"
-
-
-def test_a_camera_that_stays_or_goes_for_good_gives_no_revisits() -> None:
-    assert revisit.find_revisits([0.0] * 200) == []
-    assert revisit.find_revisits([1.5 * i for i in range(200)]) == []
-    with pytest.raises(ValueError, match="nothing comes back after 30 s"):
-        revisit.sweep_course(2, (30.0,))
+    course = revisit.sweep_course(2)
+    path = revisit.camera_path(course.takes[0])
+    (gap, rows), = course.plan.items()
+    assert gap == SWEEP_SECONDS / 2
+    for r in rows:
+        assert path[r.left] == path[r.back], "it is there again"
+        assert abs(path[r.left] - path[r.away]) >= WIDTH, "and was out of sight"
+        assert r.left < r.away < r.back and r.gap == pytest.approx(gap)
+        assert max(revisit.window(r.back)) < course.takes[0].chunks * CHUNK_FRAMES
+    assert len({path[r.left] for r in rows}) == 2, "home comes back, and so does the far end"
 
 
 @pytest.fixture(scope="module", params=["sweep", "away"])
 def truth(request: pytest.FixtureRequest):
-    course = revisit.sweep_course(12, (8.0,)) if request.param == "sweep" else revisit.away_course(12, 8.0)
+    course = revisit.sweep_course(12) if request.param == "sweep" else revisit.away_course(12, 8.0)
     takes = [replace(take, keep=revisit.wanted(course.plan)) for take in course.takes]
-    return takes, [revisit.group_of(take) for take in takes], course.plan[8.0], [draw(take) for take in takes]
+    revisits, = course.plan.values()
+    return takes, [revisit.group_of(take) for take in takes], revisits, [draw(take) for take in takes]
 
 
 def test_the_truth_scores_one_and_its_camera_has_moved(truth) -> None:
@@ -110,9 +105,10 @@ def test_other_gaps_come_back_too(gap: float) -> None:
 
 def test_the_first_chunk_shows_nothing_of_what_comes_back() -> None:
     """Otherwise an attention sink would remember it for every policy."""
-    course = revisit.away_course(2, 8.0)
-    path = revisit.camera_path(course.takes[0])
-    assert min(path[r.left] for r in course.plan[8.0]) - path[CHUNK_FRAMES - 1] > WIDTH
+    for course, least in ((revisit.away_course(2, 8.0), WIDTH), (revisit.sweep_course(2), WIDTH - 32)):
+        path = revisit.camera_path(course.takes[0])
+        revisits, = course.plan.values()
+        assert min(path[r.left] for r in revisits) - path[CHUNK_FRAMES - 1] >= least
 
 
 def test_too_few_seeds_and_unknown_gaps_are_refused() -> None:

@@ -19,6 +19,7 @@ from ..training.world import FPS, World, render
 WINDOW = 24                     # pixel frames that the probe reads: two chunks, so that a camera's turn shows
 LOOKS = (0, 6, 12, 18, 23)      # those of them that it sees
 MOVED = 16.0                    # units that a camera must have gone from first to last look to be seen moving
+SWEPT = 36.0                    # units from one look to the next: three times what a pan goes
 
 
 class Probe(nn.Module):
@@ -55,11 +56,12 @@ def probe_looks(frames: Tensor) -> Tensor:
 def visible_labels(world: World, seconds: float) -> tuple[int, ...]:
     """What the `WINDOW` from `seconds` on can show, by attribute: the scene's labels, but of the camera what it does.
 
-    A sweeping camera goes right, rests, or goes left: no two chunks tell it from others, so the probe reads (and a
-    student must show) what it does at that time.
+    A sweeping camera rests most of the time, then nothing tells it from one that stands: the probe reads (and a student
+    must show) what it does at that time.
     """
-    went = world.camera(seconds + LOOKS[-1] / FPS) - world.camera(seconds)
-    camera = "still" if abs(went) < MOVED else "right" if went > 0 else "left"
+    path = [world.camera(seconds + look / FPS) for look in LOOKS]
+    went, most = path[-1] - path[0], max(abs(b - a) for a, b in itertools.pairwise(path))
+    camera = "sweeps" if most > SWEPT else "still" if abs(went) < MOVED else "right" if went > 0 else "left"
     return *scene_labels(world.scene_at(seconds))[:-1], CAMERAS.index(camera)
 
 

@@ -19,8 +19,8 @@ from ..training.grammar import ATTRIBUTES, Scene
 from .films import Film, Take, looks, world_of
 from .probe import LOOKS, Probe, read, visible_labels
 
-READ_CHUNKS = 11                  # prompt following: length of a film, of which the last two chunks are read; by
-                                  # then a sweeping camera is on its way back
+READ_CHUNKS = 10                  # prompt following: length of a film, of which the last two chunks are read; in
+                                  # the first of them a sweeping camera sweeps
 SWITCH_AT, SWITCH_CHUNKS = 6, 15  # chunk of the change, length of the film
 SWITCH_READ = range(SWITCH_AT, SWITCH_CHUNKS - 1)
 

@@ -21,6 +21,7 @@ from .probe import LOOKS, Probe, load_probe, save_probe, train_probe
 from .report import Results, sheet
 
 AWAY_SECONDS = 8.0
+SIZED = ("slow-fast", "fifo-bounded", "uniform-1", "uniform-2")     # policies whose room `sizes` varies
 TEACHER_STEPS = 32
 
 
@@ -57,17 +58,19 @@ def ready_probe(path: Path) -> Probe:
     return load_probe(path)
 
 
-def policies(own: Policy) -> dict[str, Policy]:
-    """What is compared, by name. Slow-Fast is the model's own, with its tau."""
+def policies(own: Policy, size: int | None = None) -> dict[str, Policy]:
+    """What is compared, by name. Slow-Fast is the model's own, with its tau, and `size` latent frames of slow memory;
+    the others have as much room."""
     slow = own if isinstance(own, SlowFast) else SlowFast()
+    slow = slow if size is None else replace(slow, slow=size)
     return {
         "slow-fast": slow,
-        "fifo": Fifo(),
-        "fifo-bounded": InfinityRope(sink=0, window=21),
+        "fifo": Fifo(slow.sink + slow.slow + slow.fast),
+        "fifo-bounded": InfinityRope(sink=0, window=slow.sink + slow.slow + slow.fast),
         "sink-window": SinkWindow(),
         "infinity-rope": InfinityRope(),
-        "uniform-1": Uniform(every=1),
-        "uniform-2": Uniform(every=2),
+        "uniform-1": Uniform(1, slow.sink, slow.slow, slow.fast),
+        "uniform-2": Uniform(2, slow.sink, slow.slow, slow.fast),
         "unbounded": replace(slow, bounded=False),
     }
 
@@ -137,6 +140,21 @@ def gaps(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
             row |= {name if name.endswith(" s") else f"{name} {gap:g} s": value
                     for name, value in trial.row(films)[0].items() if name in (f"{gap:g} s", "recognised")}
         results.add("gaps", label, row)
+
+
+def sizes(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
+    """The same 8 s with less room: how little memory is enough, when what is kept is chosen well?"""
+    results.begin("sizes", seeds=arguments.seeds, interval="95 % bootstrap", **_who(bench))
+    trial, own = Trial(revisit.away_course(arguments.seeds, AWAY_SECONDS)), bench.studio.engine.policy
+    if min(arguments.sizes) < 1:
+        raise ValueError(f"--sizes {min(arguments.sizes)}: expected at least 1 latent frame of slow memory")
+    for size in arguments.sizes:
+        base = None
+        for label in chosen_policies(own, arguments.policies or SIZED):
+            films = bench.film(trial.takes_with(policies(own, size)[label]), f"{label}, slow memory of {size}")
+            row, distances = trial.row(films, base)
+            results.add("sizes", f"slow {size}: {label}", row)
+            base = distances if label == "slow-fast" else base
 
 
 class Trial:
@@ -268,6 +286,6 @@ def _at_steps(bench: Bench, arguments: argparse.Namespace, steps: int, label: st
 
 
 PROOFS: dict[str, Callable[[Bench, argparse.Namespace, Results], None]] = {
-    "prompts": following, "revisit": revisits, "gaps": gaps, "sweep": sweeps, "switch": switching, "drift": drifting,
-    "steps": few_and_many, "clips": clipping,
+    "prompts": following, "revisit": revisits, "gaps": gaps, "sizes": sizes, "sweep": sweeps, "switch": switching,
+    "drift": drifting, "steps": few_and_many, "clips": clipping,
 }

@@ -14,9 +14,10 @@ score is 0, too. `moved` says how far the far end is, as a part of the distance 
 The subject is masked: it is on the screen all the time. So are sky and ground, which are the same in every world, and
 the sun, which does not move: scenes are by day or at night, where it stands above the rows that are compared.
 
-Two cameras leave and come back. One *looks away* for as long as wanted and then back at once, when its prompt says so:
-all of the picture is gone and due again. Before that it goes on to a place of which the first chunk shows nothing, so
-an attention sink alone can not answer. The other one *sweeps*, and a little more comes back with every pixel frame.
+Two cameras leave and come back. One *looks away* for as long as wanted and then back at once, when its prompt says so.
+The other one *sweeps* to and fro by itself, 6 s after 6 s, in time with the subject. Either way all of the picture is
+gone and due again. Before that they go on to a place of which the first chunk shows nothing, so an attention sink alone
+can not answer.
 """
 from __future__ import annotations
 
@@ -29,18 +30,16 @@ import numpy as np
 
 from ..training.data import CHUNK_FRAMES, CHUNK_SECONDS
 from ..training.grammar import COLOURS, PLACES, SHAPES, Scene
-from ..training.world import FPS, WIDTH
+from ..training.world import FPS, SWEEP_SECONDS, WIDTH
 from .films import Cues, Film, Take, world_of
 
 ROWS = slice(23, 63)            # hills and landmarks: below the sun, above the bare ground
 COLUMNS = (2, WIDTH - 22)       # first columns of the strips, left and right of where hopping and floating subjects go
 STRIP = 20                      # columns
 SHIFT, LATE, STRIDE = 2, 6, 2   # window of alignment: columns either way, pixel frames either way and their step
-SWEEP_CHUNKS = 27               # there, back, and there again: both ends come back
-SWEEP_GAPS = (4.0, 8.0)
+SWEEP_PAN_CHUNKS = 6             # sweeping: on to somewhere else first, and there until the first sweep
 PAN_CHUNKS, STAY_CHUNKS, BACK_CHUNKS = 7, 4, 3   # looking away: on to somewhere else, there for a while, and back there
 NOTHING = 1e-6                  # mean squared difference of worlds below which there is nothing to remember: score 0
-TOLERANCE = 1.25                # seconds by which a gap may differ from its name
 
 
 @dataclass(frozen=True)
@@ -52,40 +51,6 @@ class Revisit:
     back: int
     column: int
     gap: float
-
-
-def find_revisits(path: Sequence[float]) -> list[Revisit]:
-    """Every revisit of a camera whose x (units = pixels) at each pixel frame is `path`, every `STRIDE` frames."""
-    x, found = np.asarray(path), []
-    for left in range(0, len(x), STRIDE):
-        for column in COLUMNS:
-            first = x[left] + column
-            middle, last = first + STRIP / 2, first + STRIP
-            seen = (x <= middle) & (middle < x + WIDTH)
-            gone = np.flatnonzero(~seen[left:])
-            if not len(gone):
-                continue
-            out = left + int(gone[0])
-            again = np.flatnonzero(seen[out:])
-            if not len(again):
-                continue
-            back_in = out + int(again[0])
-            hidden = np.flatnonzero((last <= x[out:back_in]) | (first >= x[out:back_in] + WIDTH))
-            crossing = np.flatnonzero(np.diff(np.sign(x[back_in:] - x[left])) != 0)
-            if not len(hidden) or not len(crossing):
-                continue
-            at = back_in + int(crossing[0])
-            back = min((at, at + 1), key=lambda i: abs(x[i] - x[left]))
-            if back + LATE < len(x):
-                away = out + int(hidden[len(hidden) // 2])
-                found.append(Revisit(left, away, back, column, (back_in - out) / FPS))
-    return found
-
-
-def choose(revisits: Sequence[Revisit], gap: float, count: int = 8) -> list[Revisit]:
-    """Up to `count` revisits after about `gap` seconds, spread evenly."""
-    near = [revisit for revisit in revisits if abs(revisit.gap - gap) <= TOLERANCE]
-    return [near[i] for i in np.unique(np.linspace(0, len(near) - 1, count).round().astype(int))] if near else []
 
 
 def camera_path(take: Take) -> list[float]:
@@ -103,21 +68,19 @@ class Course:
     story: tuple[int, ...]
 
 
-def sweep_course(seeds: int, gaps: Sequence[float] = SWEEP_GAPS) -> Course:
-    """The camera sweeps there, back, and there again.
+def sweep_course(seeds: int) -> Course:
+    """The camera goes on, stays, and sweeps three times: what it left comes back, then what it had found.
 
     Raises:
-        ValueError: fewer than two seeds, or the camera never comes back after such a gap.
+        ValueError: fewer than two seeds.
     """
-    takes = _takes(seeds, lambda scene: ((0, scene("sweeps")),), SWEEP_CHUNKS)
-    revisits = find_revisits(camera_path(takes[0]))
-    plan = {gap: choose(revisits, gap) for gap in gaps}
-    for gap, rows in plan.items():
-        if not rows:
-            at = sorted({round(revisit.gap) for revisit in revisits})
-            raise ValueError(f"nothing comes back after {gap:g} s within {SWEEP_CHUNKS * CHUNK_SECONDS:g} s; after "
-                             f"{', '.join(map(str, at)) or 'no'} s it does: choose another gap or a longer film")
-    return Course(takes, plan, (12, 40, 84, 152, 180, 232, 276))
+    half = round(SWEEP_SECONDS / 2 / CHUNK_SECONDS)
+    takes = _takes(seeds, lambda scene: ((0, scene("right")), (SWEEP_PAN_CHUNKS, scene("sweeps"))), 3 * half + 4)
+    rows = [revisit for turn in (half, 2 * half) for revisit in _revisits(turn, turn + half, turn + half + 1)]
+    there = CHUNK_FRAMES * (half + 4)
+    story = (6, CHUNK_FRAMES * half - 2, CHUNK_FRAMES * half + 6, there, CHUNK_FRAMES * 2 * half - 2,
+             CHUNK_FRAMES * 2 * half + 20, CHUNK_FRAMES * 3 * half - 2, CHUNK_FRAMES * 3 * half + 20)
+    return Course(takes, {SWEEP_SECONDS / 2: rows}, story)
 
 
 def away_course(seeds: int, gap: float) -> Course:
@@ -135,9 +98,15 @@ def away_course(seeds: int, gap: float) -> Course:
                                          (back, scene("still"))), back + BACK_CHUNKS)
     first, last = leave * CHUNK_FRAMES, back * CHUNK_FRAMES
     away = (first + last) // 2
-    pairs = ((first - 16, last + LATE), (first - 2, last + LATE + 14))
-    rows = [Revisit(left, away, again, column, chunks * CHUNK_SECONDS) for left, again in pairs for column in COLUMNS]
-    return Course(takes, {gap: rows}, (6, first - 20, first - 2, first + 8, away, last - 2, last + 8, last + LATE + 14))
+    story = (6, first - 20, first - 2, first + 8, away, last - 2, last + 8, last + LATE + 14)
+    return Course(takes, {gap: _revisits(leave, back, back)}, story)
+
+
+def _revisits(leave: int, turn: int, back: int) -> list[Revisit]:
+    """Of a view that is left at chunk `leave`: the camera turns to it at chunk `turn`, from `back` on it is there."""
+    first, last, away = leave * CHUNK_FRAMES, back * CHUNK_FRAMES, (leave + turn) * CHUNK_FRAMES // 2
+    pairs, gap = ((first - 16, last + LATE), (first - 2, last + LATE + 14)), (turn - leave) * CHUNK_SECONDS
+    return [Revisit(left, away, again, column, gap) for left, again in pairs for column in COLUMNS]
 
 
 def window(at: int) -> list[int]:

@@ -1,7 +1,8 @@
 """`python -m cf_app train STAGE`: every stage as one command, resumable where it stopped.
 
 Stages, in order: autoencoder, data, pictures, rollouts (the embedded student by flow matching), then as in Context
-Forcing teacher, distill (stage 1), context (stage 2), and export. Each reads what the ones before it left in `--out`.
+Forcing teacher, distill (stage 1), context (stage 2), then decoder (which learns to undo what the student leaves in its
+latents), and export. Each reads what the ones before it left in `--out`.
 `full-step` stands apart: one step of stage 2 at the paper's size with random weights, and its memory.
 """
 from __future__ import annotations
@@ -10,7 +11,7 @@ import argparse
 import os
 from pathlib import Path
 
-STAGES = ("autoencoder", "data", "pictures", "rollouts", "teacher", "distill", "context", "export")
+STAGES = ("autoencoder", "data", "pictures", "rollouts", "teacher", "distill", "context", "decoder", "export")
 TINY_STEPS = 3
 
 
@@ -29,10 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--start", metavar="NAME", help="distill, context: whose weights the student begins with "
                         "(default: rollouts for distill, distill for context)")
     parser.add_argument("--teacher", metavar="NAME", default="teacher", help="distill, context: against whom")
-    parser.add_argument("--student", metavar="NAME", default="rollouts", help="export: whose weights (default: "
-                        "%(default)s)")
-    parser.add_argument("--passes", type=int, choices=(4, 8), default=8, help="export: denoising steps of a chunk: 8 "
-                        "after rollouts, 4 after distill and context (default: %(default)s)")
+    parser.add_argument("--student", metavar="NAME", default="rollouts",
+                        help="decoder, export: whose weights (default: %(default)s)")
+    parser.add_argument("--passes", type=int, choices=(4, 8), default=8, help="decoder, export: denoising steps of a "
+                        "chunk: 8 after rollouts, 4 after distill and context (default: %(default)s)")
     parser.add_argument("--guidance", type=float, help="distill, context: of the teacher (default: 0.6 with "
                         "--streaming, else none)")
     parser.add_argument("--streaming", action="store_true", help="context: rollouts that go on from step to step, "
@@ -94,8 +95,9 @@ def _data(arguments: argparse.Namespace) -> None:
         for index in tqdm(range(-(-videos // per_shard)), desc=f"shards of {length} chunks"):
             path = folder / f"shard_{index:04d}.safetensors"
             if not path.exists():
-                # In every second shard of long videos the cameras look away and back.
-                make_shard(path, vae, count, length, first + index, look_away=folder == data and index % 2 == 1)
+                # In two of three shards of long videos the cameras look away and back, or sweep.
+                kind = ("any", "away", "sweeps")[index % 3] if folder == data else "any"
+                make_shard(path, vae, count, length, first + index, kind)
 
 
 def _pictures(arguments: argparse.Namespace) -> None:
@@ -152,6 +154,22 @@ def _distillation(arguments: argparse.Namespace, name: str, before: str, config)
                        out / (arguments.name or name), out / "autoencoder" / "vae", config)
 
 
+def _decoder(arguments: argparse.Namespace) -> None:
+    from .decoder import DecoderTraining, train_decoder
+    from .student import student_levels
+
+    level = student_levels(timesteps=_timesteps(arguments))[-1]
+    config, out = DecoderTraining(_budget(arguments, 15), level, seed=arguments.seed), arguments.out
+    config = _changed(config, clips=2, held_out=2) if arguments.tiny else config
+    train_decoder(out / "autoencoder" / "vae", _student(out, arguments.student), out / "decoder", config)
+
+
+def _timesteps(arguments: argparse.Namespace) -> tuple[int, ...]:
+    from .student import TIMESTEPS, TRAINED_TIMESTEPS
+
+    return TIMESTEPS if arguments.passes == len(TIMESTEPS) else TRAINED_TIMESTEPS
+
+
 def _export(arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
@@ -160,11 +178,11 @@ def _export(arguments: argparse.Namespace) -> None:
     from ..memory.policy import SlowFast
     from . import calibrate
     from .export import export
-    from .student import TIMESTEPS, TRAINED_TIMESTEPS
 
-    out, timesteps = arguments.out, TIMESTEPS if arguments.passes == len(TIMESTEPS) else TRAINED_TIMESTEPS
+    out, timesteps = arguments.out, _timesteps(arguments)
     target = arguments.target or (out / "weights" if arguments.tiny else Path("weights"))
-    vae, student = out / "autoencoder" / "vae", _student(out, arguments.student)
+    vae, student = out / "decoder" / "vae", _student(out, arguments.student)
+    vae = vae if vae.is_dir() else out / "autoencoder" / "vae"
     export(vae, student, target, SlowFast().tau if arguments.tau is None else arguments.tau, timesteps)
     if arguments.tau is None:
         scenes = calibrate.SCENES[:1] if arguments.tiny else calibrate.SCENES
@@ -198,4 +216,5 @@ def _student(out: Path, stage: str) -> Path:
 
 
 _STAGES = {"autoencoder": _autoencoder, "data": _data, "pictures": _pictures, "rollouts": _rollouts,
-           "teacher": _teacher, "distill": _distill, "context": _context, "export": _export, "full-step": _full_step}
+           "teacher": _teacher, "distill": _distill, "context": _context, "decoder": _decoder, "export": _export,
+           "full-step": _full_step}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,14 +18,15 @@ from torch import Tensor
 
 from ..model.vae import TinyVideoAutoencoder
 from .grammar import ATTRIBUTES, CAMERAS, Scene, describe, scene_labels
-from .world import FPS, World, render
+from .world import FPS, SWEEP_SECONDS, World, render
 
 CHUNK_FRAMES, CHUNK_LATENTS = 12, 3
 CHUNK_SECONDS = CHUNK_FRAMES / FPS
 _CAMERA = list(ATTRIBUTES).index("camera")
+Cues = tuple[tuple[float, Scene], ...]
 
 
-def sample_cues(rng: random.Random, chunks: int) -> tuple[tuple[float, Scene], ...]:
+def sample_cues(rng: random.Random, chunks: int) -> Cues:
     """A first scene; in most videos some or all of its attributes change every 3 to 12 chunks, on a chunk's start."""
     scene = Scene.sample(rng)
     cues = [(0.0, scene)]
@@ -38,7 +39,7 @@ def sample_cues(rng: random.Random, chunks: int) -> tuple[tuple[float, Scene], .
     return tuple(cues)
 
 
-def look_away_cues(rng: random.Random, starts: Sequence[int]) -> tuple[tuple[float, Scene], ...]:
+def look_away_cues(rng: random.Random, starts: Sequence[int]) -> Cues:
     """A camera that looks away and back at each of the chunks `starts`; now and then another attribute changes, too.
 
     What it comes back to is in no prompt: only memory has it.
@@ -65,24 +66,60 @@ def look_away_starts(rng: random.Random, chunks: int) -> tuple[int, ...]:
     return tuple(starts)
 
 
+def sweep_cues(rng: random.Random, start: int) -> Cues:
+    """A camera that sweeps from chunk `start` on and goes on or stands before; what it comes back to is in no prompt.
+
+    Now and then colour, place or time of day change, too.
+    """
+    scene = replace(Scene.sample(rng), camera=rng.choice(("still", "right", "left")) if start else "sweeps")
+    cues = [(0.0, scene)]
+    if start:
+        scene = replace(scene, camera="sweeps")
+        cues.append((start * CHUNK_SECONDS, scene))
+    chunk = start + rng.randint(3, 12)
+    while rng.random() < .3:
+        scene = scene.changed(rng, (rng.choice(("colour", "place", "time")),))
+        cues.append((chunk * CHUNK_SECONDS, scene))
+        chunk += rng.randint(3, 12)
+    return tuple(cues)
+
+
+def sweep_starts(rng: random.Random, chunks: int) -> tuple[int, ...]:
+    """The chunk from which on a camera sweeps, then those in which it does: when the subject is in the middle."""
+    start, half = rng.choice((0, 0, 0, 1, 2, 3, 4, 6)), round(SWEEP_SECONDS / 2 / CHUNK_SECONDS)
+    return start, *range(half, chunks, half)
+
+
 def draw_video(world: World, chunks: int) -> Tensor:
     """All pixel frames of `chunks` chunks of `world`: [1, 3, P, H, W] in [-1, 1]."""
     times = torch.arange(chunks * CHUNK_FRAMES) / FPS
     return torch.cat([render(world, part) for part in times.split(48)]).transpose(0, 1)[None] * 2 - 1
 
 
+def shared_cues(kind: str, rng: random.Random, chunks: int) -> tuple[Callable[[random.Random], Cues], tuple[int, ...]]:
+    """What draws the cues of videos of a kind ("any", "away", "sweeps"), and the chunks at which their views turn."""
+    if kind == "away":
+        turns = look_away_starts(rng, chunks)
+        return lambda r: look_away_cues(r, turns), turns
+    if kind == "sweeps":
+        start, *turns = sweep_starts(rng, chunks)
+        return lambda r: sweep_cues(r, start), tuple(turns)
+    return lambda r: sample_cues(r, chunks), ()
+
+
 @torch.no_grad()
 def make_shard(path: Path, vae: TinyVideoAutoencoder, videos: int, chunks: int, seed: int,
-               look_away: bool = False) -> None:
+               kind: str = "any") -> None:
     """Draws and encodes `videos` videos of `chunks` chunks into one file, written whole or not at all.
 
-    With `look_away` all of their cameras look away and back at the same chunks, so that they can be walked together.
+    `kind` "away" or "sweeps": all of their cameras look away, or sweep, at the same chunks, so that they can be walked
+    together; "any": no such order.
     """
     rng = random.Random(seed)
     latents, labels = [], []
-    starts = look_away_starts(rng, chunks) if look_away else None
+    cues_of = shared_cues(kind, rng, chunks)[0]
     for _ in range(videos):
-        cues = sample_cues(rng, chunks) if starts is None else look_away_cues(rng, starts)
+        cues = cues_of(rng)
         world = World.sample(rng, cues, chunks * CHUNK_SECONDS)
         with torch.autocast("cpu", torch.bfloat16):
             latents.append(vae.encode(draw_video(world, chunks))[0].transpose(0, 1).half())
@@ -98,10 +135,21 @@ def openings(folder: Path) -> Path:
     return folder / "openings"
 
 
+def common_turns(labels: Tensor) -> tuple[int, ...]:
+    """The chunks at which the cameras of all videos [N, chunks, 6] look away and back, or sweep; () if they differ."""
+    camera = labels[:, :, _CAMERA]
+    sweeps, away = (camera == CAMERAS.index(name) for name in ("sweeps", "away"))
+    if bool(sweeps[:, -1].all()) and bool((sweeps == sweeps[0]).all()):
+        half = round(SWEEP_SECONDS / 2 / CHUNK_SECONDS)
+        return tuple(chunk for chunk in range(half, labels.shape[1], half) if sweeps[0, chunk])
+    turns = (away[0, 1:] != away[0, :-1]).nonzero().flatten() + 1
+    return tuple(turns.tolist()) if bool((away == away[0]).all()) else ()
+
+
 class LatentVideos:
     """Every shard of a folder, in memory; `refresh` takes in new ones.
 
-    `together`: of each shard whose cameras look away at the same chunks, its videos and those chunks.
+    `together`: of each shard whose cameras look away or sweep at the same chunks, its videos and those chunks.
 
     Raises:
         ValueError: the folder holds no shard.
@@ -122,10 +170,8 @@ class LatentVideos:
             count = len(self.latents)
             self.latents += list(shard["latents"])
             self.labels += list(shard["labels"])
-            away = shard["labels"][:, :, _CAMERA] == CAMERAS.index("away")
-            turns = (away[0, 1:] != away[0, :-1]).nonzero().flatten() + 1
-            if len(turns) and bool((away == away[0]).all()):
-                self.together.append((range(count, len(self.latents)), tuple(turns.tolist())))
+            if turns := common_turns(shard["labels"]):
+                self.together.append((range(count, len(self.latents)), turns))
             self.seen.add(path)
 
     @property
@@ -140,8 +186,8 @@ class LatentVideos:
         return [i for i, labels in enumerate(self.labels) if bool((labels[:, _CAMERA] == value).all())]
 
     def starts_still(self, video: int) -> bool:
-        """Whether the camera stands in the first chunk."""
-        return int(self.labels[video][0, _CAMERA]) == CAMERAS.index("still")
+        """Whether the camera stands in the first chunk, as it also does before it sweeps."""
+        return CAMERAS[int(self.labels[video][0, _CAMERA])] in ("still", "sweeps")
 
     def __len__(self) -> int:
         return len(self.latents)

@@ -80,9 +80,12 @@ def start_rollout(videos: LatentVideos, config: RolloutTraining, rng: random.Ran
 
 
 def look_away_promotions(turns: Sequence[int], length: int, rng: random.Random) -> list[bool]:
-    """As surprisal would choose: mostly the first chunk of a new view, sometimes the one after it, few others."""
+    """As surprisal would choose: mostly the first chunk of a new view, often the one after it, few others.
+
+    A sweep takes its whole first chunk, so that what is remembered of where it went is the one after it.
+    """
     rate = rng.choice((0.0, 0.05, 0.1, 0.2))
-    return [rng.random() < (.9 if chunk in turns else .4 if chunk - 1 in turns else rate) for chunk in range(length)]
+    return [rng.random() < (.9 if chunk in turns else .7 if chunk - 1 in turns else rate) for chunk in range(length)]
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..memory.policy import InfinityRope, SlowFast
-from .data import CHUNK_SECONDS, look_away_cues, look_away_starts, sample_cues
+from .data import CHUNK_SECONDS, shared_cues
 from .grammar import describe
 from .losses import Flow, noised, predicted_x0
 from .rollout import MemoryContext, Rollout
@@ -68,12 +68,13 @@ def denoise(flow: Flow, noise: Tensor, levels: Sequence[float], gradient: bool =
 def blank_rollout(videos: int, chunks: int, size: tuple[int, int, int], chunk_latents: int, rng: random.Random,
                   device: torch.device, drop: float = 0.05) -> Rollout:
     """`videos` videos to be made: zeros where the latents will be, prompts that change on the way, and a plan of the
-    memory. In half of the batches the cameras look away and back; in the others the rate of promotion is drawn.
+    memory. In two thirds of the batches the cameras look away and back, or sweep; in the others the rate of promotion
+    is drawn.
     `size` is [C, Y, X]."""
-    turns = look_away_starts(rng, chunks) if rng.random() < .5 else ()
+    cues_of, turns = shared_cues(rng.choice(("any", "away", "sweeps")), rng, chunks)
     prompts = []
     for _ in range(videos):
-        cues = look_away_cues(rng, turns) if turns else sample_cues(rng, chunks)
+        cues = cues_of(rng)
         starts = [round(seconds / CHUNK_SECONDS) for seconds, _ in cues]
         row = [max(i for i, start in enumerate(starts) if start <= chunk) for chunk in range(chunks)]
         prompts.append([describe(cues[i][1], rng, drop) for i in row])

@@ -20,10 +20,9 @@ HEIGHT, WIDTH, FPS = 80, 128, 16
 HORIZON = 56.0            # y of the ground's upper edge
 GROUND = 71.0             # y of what the subject stands on
 PAN_SPEED = 32.0          # units per second: one latent cell in a latent frame, so moving on is copying
-SWEEP_SECONDS = 12.0      # period of the sweeping camera: what leaves comes back up to 9 s later
-SWEEP_REST = 1.5          # how long it rests at either end
-SWEEP_REACH = PAN_SPEED * (SWEEP_SECONDS / 2 - SWEEP_REST)    # units to the right and back: further than a picture
 AWAY = 144.0              # units to the right of where it stood that a camera looking away looks: nothing is in both
+SWEEP_SECONDS = 12.0      # period of the sweeping camera, there and back: what leaves comes back 6 s later
+SWEEP_TURN = 0.75         # seconds (one chunk) of a sweep over `AWAY`; the camera rests between two of them
 SWAY_SECONDS = 12.0       # period in which a subject goes to the right, to the left and back to the middle
 HOP_SECONDS = 1.5         # one hop: two chunks
 BLEND_SECONDS = 1.0       # length of the cross-fade after a change of prompt
@@ -79,7 +78,7 @@ class World:
     @staticmethod
     def sample(rng: random.Random, cues: tuple[tuple[float, Scene], ...], seconds: float = 60.0) -> World:
         """A random world around `cues`, wide enough for `seconds` of panning either way."""
-        reach = PAN_SPEED * seconds + max(SWEEP_REACH, AWAY) + WIDTH
+        reach = PAN_SPEED * seconds + AWAY + WIDTH
         landmarks, x = [], -reach + rng.uniform(0, 30)
         while x < reach + WIDTH:
             kind = rng.choice(_KINDS)
@@ -123,12 +122,13 @@ class World:
 def _camera_path(camera: str, clock: float) -> float:
     """x when the subject's motion is at `clock` (seconds).
 
-    The sweeping camera goes right and left in time with the subject's sway, so a look at the subject tells when it
-    turns: nothing else in the picture could.
+    The sweeping camera rests, sweeps right, rests, sweeps left, whenever the subject's sway goes through the middle: a
+    look at the subject tells when, nothing else in the picture could.
     """
     if camera == "sweeps":
-        phase, there = clock % SWEEP_SECONDS, SWEEP_SECONDS / 2
-        return min(phase * PAN_SPEED, SWEEP_REACH) - max(0.0, min((phase - there) * PAN_SPEED, SWEEP_REACH))
+        turns, clock = divmod(clock, SWEEP_SECONDS / 2)
+        gone = min(1.0, clock / SWEEP_TURN) if turns else 1.0
+        return AWAY * (gone if turns % 2 else 1 - gone)
     return {"still": 0.0, "away": 0.0, "right": PAN_SPEED, "left": -PAN_SPEED}[camera] * clock
 
 
