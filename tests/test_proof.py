@@ -17,7 +17,7 @@ from cf_app.config import Geometry
 from cf_app.evaluation import clips, drift, prompts, revisit
 from cf_app.evaluation.films import Film, draw, recoded, shoot, with_steps
 from cf_app.evaluation.probe import Probe, save_probe
-from cf_app.evaluation.proofs import tau_sweep
+from cf_app.evaluation.proofs import policies, tau_sweep
 from cf_app.evaluation.report import table
 from cf_app.memory.policy import SlowFast
 from cf_app.training.data import CHUNK_FRAMES, CHUNK_SECONDS
@@ -183,6 +183,14 @@ def test_a_tau_sweep_promotes_evenly_spaced_parts() -> None:
     assert tau_sweep(SlowFast(), [Film({})], 2) == {}
 
 
+@pytest.mark.parametrize("size", [3, 6])
+def test_compared_policies_have_the_same_room(size: int) -> None:
+    compared = policies(SlowFast(tau=0.9), size)
+    names = ("slow-fast", "fifo", "fifo-bounded", "uniform-1", "uniform-2")
+    assert {compared[name].rule(3).slots for name in names} == {3 + size + 6}
+    assert compared["slow-fast"] == SlowFast(slow=size, tau=0.9)
+
+
 def test_the_table_lines_up() -> None:
     lines = table({"a": {"x": 0.5, "y": [1.0, 0.5, 1.5]}, "long": {"x": 3}}).splitlines()
     assert len({len(line) for line in lines}) == 1
@@ -232,5 +240,11 @@ def test_one_command_writes_tables_numbers_and_pictures(
         with Image.open(tmp_path / "proof" / name) as picture:
             assert picture.width > 128
     assert "slow-fast is above at 8 s" in capsys.readouterr().out
+    sized = ["--seeds", "2", "--sizes", "3", "6", "--policies", "slow-fast", "uniform-1"]
+    assert main(["prove", "sizes", *common, *sized]) == 0
+    rows = json.loads((tmp_path / "proof" / "proof.json").read_text())["sizes"]["rows"]
+    assert list(rows) == [f"slow {size}: {name}" for size in (3, 6) for name in ("slow-fast", "uniform-1")]
+    assert "slow-fast is above at 8 s" in rows["slow 3: uniform-1"]
+    assert main(["prove", "sizes", *common, "--sizes", "0"]) == 2
     assert main(["prove", "memory", *common]) == 2
     assert main(["prove", "revisit", *common, "--policies", "best"]) == 2
