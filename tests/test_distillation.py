@@ -258,3 +258,20 @@ def test_accelerate_reads_its_configurations(name: str) -> None:
     config = load_config_from_file(str(path))
     assert config.num_processes == 8 and config.mixed_precision == "bf16"
     assert yaml.safe_load(path.read_text())["distributed_type"] in {"FSDP", "DEEPSPEED"}
+
+
+def test_what_was_learnt_is_carried_over_to_other_weights(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    students = {name: Student.embedded() for name in ("new", "old", "distilled")}
+    students["distilled"].load_state_dict(students["old"].state_dict())
+    with torch.no_grad():
+        students["distilled"].transformer.proj_out.bias.add_(0.5)
+    for name, student in students.items():
+        student.save(tmp_path / name / "student")
+    arguments = ["train", "merge", "--out", str(tmp_path), "--start", "new", "--teacher", "old"]
+    assert main([*arguments, "--student", "distilled", "--name", "both"]) == 0
+    new, both = (Student.load(tmp_path / name / "student").state_dict() for name in ("new", "both"))
+    for name, weight in both.items():
+        gained = 0.5 if name == "transformer.proj_out.bias" else 0.0
+        torch.testing.assert_close(weight, new[name] + gained, rtol=0, atol=2e-2 if gained else 0)
+    assert main([*arguments, "--student", "nobody"]) == 2

@@ -15,7 +15,7 @@ from torch import nn
 from cf_app.cli import main
 from cf_app.memory.policy import SlowFast
 from cf_app.model.vae import TinyVideoAutoencoder
-from cf_app.training.data import LatentVideos, look_away_starts, make_shard
+from cf_app.training.data import LatentVideos, look_away_starts, make_shard, shared_cues
 from cf_app.training.grammar import CAMERAS
 from cf_app.training.loop import Budget, Ema, Run, learning_rate_factor
 from cf_app.training.losses import flow_matching, noised, predicted_x0, sample_sigmas, shifted
@@ -160,6 +160,15 @@ def test_every_stage_runs_small_and_the_student_generates(tmp_path: Path) -> Non
 def test_a_stage_without_its_forerunner_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "data", "--out", str(tmp_path)]) == 2
     assert "train it first (python -m cf_app train autoencoder)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["any", "away", "sweeps"])
+@pytest.mark.parametrize("chunks", [1, 2, 7, 30])
+def test_cues_of_every_kind_can_be_drawn_for_any_length(kind: str, chunks: int) -> None:
+    for seed in range(20):
+        cues_of, turns = shared_cues(kind, random.Random(seed), chunks)
+        assert cues_of(random.Random(seed))[0][0] == 0
+        assert all(0 < turn < chunks for turn in turns)
 
 
 def test_cameras_that_look_away_are_walked_together_and_their_new_views_promoted(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 Stages, in order: autoencoder, data, pictures, rollouts (the embedded student by flow matching), then as in Context
 Forcing teacher, distill (stage 1), context (stage 2), then decoder (which learns to undo what the student leaves in its
 latents), and export. Each reads what the ones before it left in `--out`.
-`full-step` stands apart: one step of stage 2 at the paper's size with random weights, and its memory.
+`merge` and `full-step` stand apart: what a distillation has learnt carried over to a start that was trained on, and one
+step of stage 2 at the paper's size with random weights, and its memory.
 """
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ TINY_STEPS = 3
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the `train` command."""
-    parser.add_argument("stage", choices=(*STAGES, "all", "full-step"),
+    parser.add_argument("stage", choices=(*STAGES, "all", "merge", "full-step"),
                         help="which stage to run; `all` runs every one in order")
     parser.add_argument("--out", type=Path, default=Path("runs/embedded"), help="folder of the run")
     parser.add_argument("--minutes", type=float, help="budget of the stage (default: that of the shipped student)")
@@ -26,12 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--videos", type=int, default=1024, help="data: videos of 20 s to draw (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the worlds and the training")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads (default: all)")
-    parser.add_argument("--name", help="teacher, distill, context: folder in --out (default: the stage's own name)")
-    parser.add_argument("--start", metavar="NAME", help="distill, context: whose weights the student begins with "
-                        "(default: rollouts for distill, distill for context)")
-    parser.add_argument("--teacher", metavar="NAME", default="teacher", help="distill, context: against whom")
+    parser.add_argument("--name", help="teacher, distill, context, merge: folder in --out (default: the stage's "
+                        "own name)")
+    parser.add_argument("--start", metavar="NAME", help="distill, context, merge: whose weights the student "
+                        "begins with (default: rollouts for distill, distill for context)")
+    parser.add_argument("--teacher", metavar="NAME", default="teacher", help="distill, context: against whom; "
+                        "merge: whose weights --student began with")
     parser.add_argument("--student", metavar="NAME", default="rollouts",
-                        help="decoder, export: whose weights (default: %(default)s)")
+                        help="decoder, export, merge: whose weights (default: %(default)s)")
     parser.add_argument("--passes", type=int, choices=(4, 8), default=8, help="decoder, export: denoising steps of a "
                         "chunk: 8 after rollouts, 4 after distill and context (default: %(default)s)")
     parser.add_argument("--guidance", type=float, help="distill, context: of the teacher (default: 0.6 with "
@@ -56,8 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.minutes is not None and arguments.minutes <= 0:
         raise ValueError(f"--minutes is {arguments.minutes}, expected more than 0")
     torch.set_num_threads(arguments.threads)
-    if arguments.name and arguments.stage not in ("teacher", "distill", "context"):
-        raise ValueError(f"--name {arguments.name}: expected with teacher, distill or context, which can be varied")
+    if arguments.name and arguments.stage not in ("teacher", "distill", "context", "merge"):
+        raise ValueError(f"--name {arguments.name}: expected with teacher, distill, context or merge, which can vary")
     stages = STAGES if arguments.stage == "all" else (arguments.stage,)
     for stage in stages:
         _STAGES[stage](arguments)
@@ -191,6 +194,14 @@ def _export(arguments: argparse.Namespace) -> None:
         export(vae, student, target, tau, timesteps)
 
 
+def _merge(arguments: argparse.Namespace) -> None:
+    from .merge import carry_over
+
+    out = arguments.out
+    paths = (_student(out, name) for name in (arguments.start or "rollouts", arguments.teacher, arguments.student))
+    carry_over(*paths, out / (arguments.name or "merge") / "student")
+
+
 def _full_step(arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
@@ -217,4 +228,4 @@ def _student(out: Path, stage: str) -> Path:
 
 _STAGES = {"autoencoder": _autoencoder, "data": _data, "pictures": _pictures, "rollouts": _rollouts,
            "teacher": _teacher, "distill": _distill, "context": _context, "decoder": _decoder, "export": _export,
-           "full-step": _full_step}
+           "merge": _merge, "full-step": _full_step}

@@ -97,13 +97,16 @@ def draw_video(world: World, chunks: int) -> Tensor:
 
 
 def shared_cues(kind: str, rng: random.Random, chunks: int) -> tuple[Callable[[random.Random], Cues], tuple[int, ...]]:
-    """What draws the cues of videos of a kind ("any", "away", "sweeps"), and the chunks at which their views turn."""
-    if kind == "away":
-        turns = look_away_starts(rng, chunks)
+    """What draws the cues of videos of a kind ("any", "away", "sweeps"), and the chunks at which their views turn.
+
+    Videos that are too short to look away are of any kind.
+    """
+    turns = look_away_starts(rng, chunks) if kind == "away" else ()
+    if turns:
         return lambda r: look_away_cues(r, turns), turns
     if kind == "sweeps":
-        start, *turns = sweep_starts(rng, chunks)
-        return lambda r: sweep_cues(r, start), tuple(turns)
+        start, *sweeps = sweep_starts(rng, chunks)
+        return lambda r: sweep_cues(r, start), tuple(sweeps)
     return lambda r: sample_cues(r, chunks), ()
 
 
