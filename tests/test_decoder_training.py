@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from cf_app.training.autoencoder import embedded_autoencoder, fit_linear, load_autoencoder
@@ -55,6 +56,7 @@ def test_a_crop_shows_the_same_square_of_pixels_and_latents(true: bool) -> None:
 
 
 def test_it_undoes_what_the_student_leaves_and_keeps_the_encoder(tmp_path: Path) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)  # as in a process of its own
     torch.manual_seed(0)
     vae, rng = embedded_autoencoder(), random.Random(0)
     worlds = [World.sample(rng, ((0.0, Scene.sample(rng)),)) for _ in range(12)]
