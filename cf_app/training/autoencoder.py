@@ -145,6 +145,13 @@ def psnr(frames: Tensor, decoded: Tensor) -> float:
     return float(10 * torch.log10(4 / (decoded - frames).square().mean()))
 
 
+def decoder_optimizers(vae: TinyVideoAutoencoder, muon_rate: float, adam_rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the decoder's inner matrices, AdamW for its ends and biases; the linear path stays as it is."""
+    vae.code.requires_grad_(False)
+    matrices, rest = split_parameters(vae, ("decoder.1.", f"decoder.{len(vae.decoder) - 1}."))
+    return [Muon(matrices, muon_rate), torch.optim.AdamW(rest, adam_rate, betas=(.9, .99))]
+
+
 def train_autoencoder(folder: Path, config: AutoencoderTraining) -> TinyVideoAutoencoder:
     """Trains (or resumes) the decoder in `folder`; writes `vae/` there at once (the linear path) and at the end."""
     accelerator = Accelerator(mixed_precision="bf16")
@@ -152,9 +159,7 @@ def train_autoencoder(folder: Path, config: AutoencoderTraining) -> TinyVideoAut
     raw = new_autoencoder(config)
     if accelerator.is_main_process and not (folder / "vae").exists():
         raw.save_pretrained(folder / "vae")
-    raw.code.requires_grad_(False)
-    matrices, rest = split_parameters(raw, ("decoder.1.", f"decoder.{len(raw.decoder) - 1}."))
-    optimizers = [Muon(matrices, config.muon_rate), torch.optim.AdamW(rest, config.adam_rate, betas=(.9, .99))]
+    optimizers = decoder_optimizers(raw, config.muon_rate, config.adam_rate)
     model, *prepared = accelerator.prepare(raw, *optimizers)
     run = Run(accelerator, folder, config.budget)
     accelerator.register_for_checkpointing(run)

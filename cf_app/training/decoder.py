@@ -18,12 +18,11 @@ from torch import Tensor
 
 from ..memory.policy import SlowFast
 from ..model.vae import TinyVideoAutoencoder
-from .autoencoder import load_autoencoder, psnr, reconstruction_loss, strip
+from .autoencoder import decoder_optimizers, load_autoencoder, psnr, reconstruction_loss, strip
 from .data import CHUNK_FRAMES, CHUNK_LATENTS, CHUNK_SECONDS
 from .grammar import Scene, describe
 from .loop import Budget, Run
 from .losses import noised
-from .muon import Muon, split_parameters
 from .rollout import Rollout
 from .self_rollout import denoise, glance, remember, rollout_prompts
 from .student import Student
@@ -114,9 +113,7 @@ def train_decoder(vae: Path, student: Path, folder: Path, config: DecoderTrainin
     accelerator = Accelerator(mixed_precision="bf16")
     torch.manual_seed(config.seed * 1000 + accelerator.process_index)
     raw, artist = load_autoencoder(vae).float(), Student.load(student).eval().requires_grad_(False)
-    raw.code.requires_grad_(False)
-    matrices, rest = split_parameters(raw, ("decoder.1.", f"decoder.{len(raw.decoder) - 1}."))
-    optimizers = [Muon(matrices, config.muon_rate), torch.optim.AdamW(rest, config.adam_rate, betas=(.9, .99))]
+    optimizers = decoder_optimizers(raw, config.muon_rate, config.adam_rate)
     model, *prepared = accelerator.prepare(raw, *optimizers)
     run = Run(accelerator, folder, config.budget)
     accelerator.register_for_checkpointing(run)
