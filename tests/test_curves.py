@@ -38,6 +38,6 @@ def test_smoothing_keeps_a_constant_and_follows_a_step() -> None:
 
 def test_only_stages_that_can_be_varied_take_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "data", "--name", "other", "--out", str(tmp_path)]) == 2
-    assert "expected with teacher, distill, context or merge" in capsys.readouterr().err
+    assert "expected with one of rollouts, teacher, distill, context, merge" in capsys.readouterr().err
     assert main(["train", "context", "--start", "best", "--out", str(tmp_path)]) == 2
     assert "best" in capsys.readouterr().err

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import random
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,16 @@ from torch import Tensor, nn
 
 from cf_app.cli import main
 from cf_app.training.data import LatentVideos
-from cf_app.training.dmd import Distillation, Stream, Trio, distill_step, stage_two, without_curriculum
+from cf_app.training.dmd import (
+    Distillation,
+    Stream,
+    Trio,
+    distill_step,
+    shortened,
+    stage_two,
+    streamed,
+    without_curriculum,
+)
 from cf_app.training.full_size import LORA_TARGETS, FullScale, networks
 from cf_app.training.loop import Budget
 from cf_app.training.rollout import Rollout
@@ -177,6 +187,20 @@ def test_stage_two_grows_and_its_ablation_does_not_wait() -> None:
     config = stage_two(Budget(steps=10))
     assert config.last * 0.75 > 20 and config.first > config.targets
     assert without_curriculum(config).ramp == 1
+
+
+def test_stage_one_alone_never_sees_more_than_its_window() -> None:
+    config = shortened(streamed(Budget(steps=10)), 4)
+    three, lengths = trio(), set()
+    stream = Stream(three, replace(config, videos=1, size=SIZE), random.Random(0))
+    for step in range(6):
+        stream.step(step)
+        lengths.add(stream.rollouts[0].chunks)
+    assert lengths == {4}
+    with pytest.raises(ValueError, match="at least 4"):
+        shortened(stage_two(Budget(steps=10)), 3)
+    with pytest.raises(ValueError, match="rollouts of 0 chunks"):
+        shortened(streamed(Budget(steps=10)), 0)
 
 
 def test_the_error_bank_keeps_the_newest_by_noise_level() -> None:

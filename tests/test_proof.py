@@ -186,7 +186,7 @@ def test_a_tau_sweep_promotes_evenly_spaced_parts() -> None:
 @pytest.mark.parametrize("size", [3, 6])
 def test_compared_policies_have_the_same_room(size: int) -> None:
     compared = policies(SlowFast(tau=0.9), size)
-    names = ("slow-fast", "fifo", "fifo-bounded", "uniform-1", "uniform-2")
+    names = ("slow-fast", "fifo", "fifo-bounded", "sink-window", "infinity-rope", "uniform-1", "uniform-2")
     assert {compared[name].rule(3).slots for name in names} == {3 + size + 6}
     assert compared["slow-fast"] == SlowFast(slow=size, tau=0.9)
 

@@ -21,7 +21,7 @@ from .probe import LOOKS, Probe, load_probe, save_probe, train_probe
 from .report import Results, sheet
 
 AWAY_SECONDS = 8.0
-SIZED = ("slow-fast", "fifo-bounded", "uniform-1", "uniform-2")     # policies whose room `sizes` varies
+SIZED = ("slow-fast", "fifo-bounded", "sink-window", "infinity-rope", "uniform-1", "uniform-2")     # see `sizes`
 TEACHER_STEPS = 32
 
 
@@ -59,16 +59,20 @@ def ready_probe(path: Path) -> Probe:
 
 
 def policies(own: Policy, size: int | None = None) -> dict[str, Policy]:
-    """What is compared, by name. Slow-Fast is the model's own, with its tau, and `size` latent frames of slow memory;
-    the others have as much room."""
+    """What is compared, by name. Slow-Fast is the model's own, with its tau; the others have as much room, but
+    sink-window and infinity-rope the 12 latents of their releases.
+
+    With `size` latent frames of slow memory, all of them have the same room.
+    """
     slow = own if isinstance(own, SlowFast) else SlowFast()
     slow = slow if size is None else replace(slow, slow=size)
+    room = slow.sink + slow.slow + slow.fast
     return {
         "slow-fast": slow,
-        "fifo": Fifo(slow.sink + slow.slow + slow.fast),
-        "fifo-bounded": InfinityRope(sink=0, window=slow.sink + slow.slow + slow.fast),
-        "sink-window": SinkWindow(),
-        "infinity-rope": InfinityRope(),
+        "fifo": Fifo(room),
+        "fifo-bounded": InfinityRope(sink=0, window=room),
+        "sink-window": SinkWindow() if size is None else SinkWindow(window=room),
+        "infinity-rope": InfinityRope() if size is None else InfinityRope(window=room),
         "uniform-1": Uniform(1, slow.sink, slow.slow, slow.fast),
         "uniform-2": Uniform(2, slow.sink, slow.slow, slow.fast),
         "unbounded": replace(slow, bounded=False),

@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 
 STAGES = ("autoencoder", "data", "pictures", "rollouts", "teacher", "distill", "context", "decoder", "export")
+NAMED = ("rollouts", "teacher", "distill", "context", "merge")     # stages that are run in variants, for ablations
 TINY_STEPS = 3
 
 
@@ -27,10 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--videos", type=int, default=1024, help="data: videos of 20 s to draw (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the worlds and the training")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads (default: all)")
-    parser.add_argument("--name", help="teacher, distill, context, merge: folder in --out (default: the stage's "
-                        "own name)")
-    parser.add_argument("--start", metavar="NAME", help="distill, context, merge: whose weights the student "
-                        "begins with (default: rollouts for distill, distill for context)")
+    parser.add_argument("--name", help="rollouts, teacher, distill, context, merge: folder in --out "
+                        "(default: the stage's own name)")
+    parser.add_argument("--start", metavar="NAME", help="rollouts, distill, context, merge: whose weights the "
+                        "student begins with (default: that of the stage before)")
     parser.add_argument("--teacher", metavar="NAME", default="teacher", help="distill, context: against whom; "
                         "merge: whose weights --student began with")
     parser.add_argument("--student", metavar="NAME", default="rollouts",
@@ -41,10 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "--streaming, else none)")
     parser.add_argument("--streaming", action="store_true", help="context: rollouts that go on from step to step, "
                         "every chunk a target and then context (how the shipped student was made)")
-    parser.add_argument("--no-recycling", action="store_true", help="ablation, teacher: no errors in its context")
+    parser.add_argument("--no-recycling", action="store_true",
+                        help="ablation, rollouts, teacher: no errors in the context")
     parser.add_argument("--no-curriculum", action="store_true", help="ablation, context: longest rollouts at once")
     parser.add_argument("--teacher-window", type=int, metavar="LATENTS",
                         help="ablation, context: latent frames that the teacher sees (default: the student's memory)")
+    parser.add_argument("--longest", type=int, metavar="CHUNKS",
+                        help="ablation, context: of the longest rollout; 4 is stage 1's window (default: 30 or 34)")
     parser.add_argument("--chunks", type=int, help="full-step: length of the rollout (default: 28)")
     parser.add_argument("--tau", type=float, help="export: threshold of the memory's gate (default: measured on the "
                         "student, where its camera looks away and back)")
@@ -59,8 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.minutes is not None and arguments.minutes <= 0:
         raise ValueError(f"--minutes is {arguments.minutes}, expected more than 0")
     torch.set_num_threads(arguments.threads)
-    if arguments.name and arguments.stage not in ("teacher", "distill", "context", "merge"):
-        raise ValueError(f"--name {arguments.name}: expected with teacher, distill, context or merge, which can vary")
+    if arguments.name and arguments.stage not in NAMED:
+        raise ValueError(f"--name {arguments.name}: expected with one of {', '.join(NAMED)}, which can vary")
     stages = STAGES if arguments.stage == "all" else (arguments.stage,)
     for stage in stages:
         _STAGES[stage](arguments)
@@ -116,7 +120,9 @@ def _rollouts(arguments: argparse.Namespace) -> None:
 
     out, config = arguments.out, RolloutTraining(_budget(arguments, 75), seed=arguments.seed)
     config = _changed(config, videos=2, copies=1, pictures=2) if arguments.tiny else config
-    train_rollouts(out / "data", _student(out, "pictures"), out / "rollouts", config)
+    config = _changed(config, own=0.0, recycle=0.0, free=0) if arguments.no_recycling else config
+    start = _student(out, arguments.start or "pictures")
+    train_rollouts(out / "data", start, out / (arguments.name or "rollouts"), config)
 
 
 def _teacher(arguments: argparse.Namespace) -> None:
@@ -136,10 +142,12 @@ def _distill(arguments: argparse.Namespace) -> None:
 
 
 def _context(arguments: argparse.Namespace) -> None:
-    from .dmd import stage_two, streamed, without_curriculum
+    from .dmd import shortened, stage_two, streamed, without_curriculum
 
     config = (streamed if arguments.streaming else stage_two)(_budget(arguments, 60))
     config = _changed(config, window=arguments.teacher_window)
+    if arguments.longest is not None:
+        config = shortened(config, arguments.longest)
     _distillation(arguments, "context", "distill", without_curriculum(config) if arguments.no_curriculum else config)
 
 

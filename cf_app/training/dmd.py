@@ -246,6 +246,18 @@ def train_distillation(start: Path, teacher: Path, folder: Path, vae: Path, conf
     return student.finish(stage.accelerator, folder / "student")
 
 
+def shortened(config: Distillation, longest: int) -> Distillation:
+    """The ablation "stage 1 only": no rollout is longer than `longest` chunks.
+
+    Raises:
+        ValueError: fewer than one chunk, or (where a rollout ends with its targets) fewer than those.
+    """
+    least = 1 if config.streaming else config.targets
+    if longest < least:
+        raise ValueError(f"rollouts of {longest} chunks: expected at least {least}")
+    return replace(config, first=min(config.first, longest), last=longest)
+
+
 def without_curriculum(config: Distillation) -> Distillation:
     """The ablation: the longest rollouts from the first step on."""
     return replace(config, ramp=1)
