@@ -164,12 +164,13 @@ def asked(address: str, token: str) -> dict:
 
 def test_dragging_tau_changes_what_is_promoted_later(page) -> None:
     play(page, 4, tau=1.0)
+    page.locator(".mc-tau").scroll_into_view_if_needed()    # waits until it stays where it is
     box = page.locator(".mc-box").bounding_box()
     handle = page.locator(".mc-tau").bounding_box()
     page.mouse.move(handle["x"] + 200, handle["y"] + handle["height"] / 2)
     page.mouse.down()
     page.mouse.move(handle["x"] + 200, box["y"] + 30, steps=5)
-    assert page.locator(".mm-ghosts").is_visible(), "while it is dragged the ghosts of the new tau are shown"
+    page.locator(".mm-ghosts").wait_for(state="visible")    # while it is dragged, the ghosts of the new tau
     page.mouse.up()
     page.wait_for_function("cf.memory.log.length === 2")
     first, done = page.evaluate("[cf.memory.log[0].chunk, cf.memory.log[1]]")
