@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from cf_app.cli import main
+from cf_app.training import dmd, rollouts
 from cf_app.training.curves import draw_curves, read_log, smoothed
 from cf_app.training.loop import Budget, Run
 
@@ -41,3 +42,24 @@ def test_only_stages_that_can_be_varied_take_a_name(tmp_path: Path, capsys: pyte
     assert "expected with one of rollouts, teacher, distill, context, merge" in capsys.readouterr().err
     assert main(["train", "context", "--start", "best", "--out", str(tmp_path)]) == 2
     assert "best" in capsys.readouterr().err
+
+
+def test_ablations_reach_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = dict[str, tuple[object, ...]]()
+    monkeypatch.setattr(rollouts, "train_rollouts", lambda *given: asked.update(rollouts=given))
+    monkeypatch.setattr(dmd, "train_distillation", lambda *given: asked.update(context=given))
+    (tmp_path / "flow" / "student").mkdir(parents=True)
+    train = ["train", "--out", str(tmp_path), "--name", "bare", "--start", "flow", "--teacher", "flow"]
+    assert main([*train, "rollouts", "--no-recycling"]) == 0
+    _, start, folder, config = asked["rollouts"]
+    assert (start, folder) == (tmp_path / "flow" / "student", tmp_path / "bare")
+    assert isinstance(config, rollouts.RolloutTraining) and (config.own, config.recycle, config.free) == (0, 0, 0)
+    assert main([*train, "context", "--streaming", "--longest", "4", "--teacher-window", "21", "--no-curriculum"]) == 0
+    config = asked["context"][-1]
+    assert isinstance(config, dmd.Distillation)
+    assert (config.first, config.last, config.window, config.ramp) == (4, 4, 21, 1)
+
+
+def test_rollouts_without_a_chunk_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "context", "--longest", "2", "--out", str(tmp_path)]) == 2
+    assert "rollouts of 2 chunks: expected at least 4" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from .probe import LOOKS, Probe, load_probe, save_probe, train_probe
 from .report import Results, sheet
 
 AWAY_SECONDS = 8.0
-SIZED = ("slow-fast", "fifo-bounded", "sink-window", "infinity-rope", "uniform-1", "uniform-2")     # see `sizes`
+SIZED = ("slow-fast", "fifo-bounded", "sink-window", "infinity-rope", "uniform-1", "uniform-2")   # bounded ones
 TEACHER_STEPS = 32
 
 
@@ -67,12 +67,13 @@ def policies(own: Policy, size: int | None = None) -> dict[str, Policy]:
     slow = own if isinstance(own, SlowFast) else SlowFast()
     slow = slow if size is None else replace(slow, slow=size)
     room = slow.sink + slow.slow + slow.fast
+    window = SinkWindow.window if size is None else room
     return {
         "slow-fast": slow,
         "fifo": Fifo(room),
         "fifo-bounded": InfinityRope(sink=0, window=room),
-        "sink-window": SinkWindow() if size is None else SinkWindow(window=room),
-        "infinity-rope": InfinityRope() if size is None else InfinityRope(window=room),
+        "sink-window": SinkWindow(window=window),
+        "infinity-rope": InfinityRope(window=window),
         "uniform-1": Uniform(1, slow.sink, slow.slow, slow.fast),
         "uniform-2": Uniform(2, slow.sink, slow.slow, slow.fast),
         "unbounded": replace(slow, bounded=False),
