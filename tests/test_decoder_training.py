@@ -36,7 +36,7 @@ class Constant(Student):
 def test_what_is_left_is_the_students_last_pass_over_a_true_memory() -> None:
     student, latents = Constant(2.0), torch.randn(1, 16, 6, 10, 16)
     torch.manual_seed(0)
-    left = as_left(student, latents, ["a red ball"], 0.4)
+    left = as_left(student, latents, [["a red ball", "a blue ball"]], 0.4)
     assert student.levels == [0.4, 0.0, 0.4, 0.0], "a pass at its last level, then a clean one, for each chunk"
     torch.manual_seed(0)
     for chunk in range(2):
@@ -53,6 +53,13 @@ def test_a_crop_shows_the_same_square_of_pixels_and_latents(true: bool) -> None:
     square, latents = Example(frames, cells, cells + 1000).crop(64, random.Random(1), 8, true)
     assert square.shape == (3, 4, 64, 64) and latents.shape == (1, 1, 8, 8)
     assert torch.equal(square[0, 0, ::8, ::8] + (0 if true else 1000), latents[0, 0])
+
+
+def test_the_busiest_of_many_squares_is_the_one_in_which_something_moves() -> None:
+    frames = torch.zeros(3, 4, 80, 128)
+    frames[:, ::2, 60:70, 100:110] = 1
+    square, _ = Example(frames, cells := torch.zeros(1, 1, 10, 16), cells).crop(32, random.Random(1), 8, True, 200)
+    assert float(square.sum()) == float(frames.sum())
 
 
 def test_it_undoes_what_the_student_leaves_and_keeps_the_encoder(tmp_path: Path) -> None:

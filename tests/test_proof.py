@@ -15,35 +15,38 @@ import cf_app
 from cf_app.cli import main
 from cf_app.config import Geometry
 from cf_app.evaluation import clips, drift, prompts, revisit
-from cf_app.evaluation.films import Film, draw, recoded, shoot, with_steps
+from cf_app.evaluation.films import Film, Take, draw, recoded, shoot, with_steps, world_of
 from cf_app.evaluation.probe import Probe, save_probe
 from cf_app.evaluation.proofs import policies, tau_sweep
 from cf_app.evaluation.report import table
 from cf_app.memory.policy import SlowFast
 from cf_app.training.data import CHUNK_FRAMES, CHUNK_SECONDS
 from cf_app.training.grammar import ATTRIBUTES
-from cf_app.training.world import SWEEP_SECONDS, WIDTH
+from cf_app.training.world import FPS, WIDTH
 from tests.tiny import tiny_engine
 
 SMALL = Geometry(latent_channels=4, latent_height=10, latent_width=16)
 
 
+def view_path(take: Take) -> list[float]:
+    world = world_of(take)
+    return [world.view(i / FPS) for i in range(take.chunks * CHUNK_FRAMES)]
+
+
 def test_revisits_of_the_sweep_are_where_its_camera_was_before() -> None:
-    course = revisit.sweep_course(2)
-    path = revisit.camera_path(course.takes[0])
-    (gap, rows), = course.plan.items()
-    assert gap == SWEEP_SECONDS / 2
+    course = revisit.sweep_course(2, 8.0)
+    path = view_path(course.takes[0])
+    (_, rows), = course.plan.items()
     for r in rows:
-        assert path[r.left] == path[r.back], "it is there again"
+        assert {path[i] for i in revisit.window(r.back)} == {path[r.left]}, "it is there again"
         assert abs(path[r.left] - path[r.away]) >= WIDTH, "and was out of sight"
-        assert r.left < r.away < r.back and r.gap == pytest.approx(gap)
+        assert r.left < r.away < r.back and r.gap == pytest.approx(8, abs=CHUNK_SECONDS / 2)
         assert max(revisit.window(r.back)) < course.takes[0].chunks * CHUNK_FRAMES
-    assert len({path[r.left] for r in rows}) == 2, "home comes back, and so does the far end"
 
 
-@pytest.fixture(scope="module", params=["sweep", "away"])
-def truth(request: pytest.FixtureRequest):
-    course = revisit.sweep_course(12) if request.param == "sweep" else revisit.away_course(12, 8.0)
+@pytest.fixture(scope="module")
+def truth():
+    course = revisit.sweep_course(12, 8.0)
     takes = [replace(take, keep=revisit.wanted(course.plan)) for take in course.takes]
     revisits, = course.plan.values()
     return takes, [revisit.group_of(take) for take in takes], revisits, [draw(take) for take in takes]
@@ -95,7 +98,7 @@ def test_blank_worlds_score_nothing(truth) -> None:
 
 @pytest.mark.parametrize("gap", [4.0, 16.0, 24.0])
 def test_other_gaps_come_back_too(gap: float) -> None:
-    course = revisit.away_course(4, gap)
+    course = revisit.sweep_course(4, gap)
     assert all(abs(r.gap - gap) <= CHUNK_SECONDS / 2 for r in course.plan[gap])
     films = [draw(replace(take, keep=revisit.wanted(course.plan))) for take in course.takes]
     groups = [revisit.group_of(take) for take in course.takes]
@@ -105,17 +108,17 @@ def test_other_gaps_come_back_too(gap: float) -> None:
 
 def test_the_first_chunk_shows_nothing_of_what_comes_back() -> None:
     """Otherwise an attention sink would remember it for every policy."""
-    for course, least in ((revisit.away_course(2, 8.0), WIDTH), (revisit.sweep_course(2), WIDTH - 32)):
-        path = revisit.camera_path(course.takes[0])
-        revisits, = course.plan.values()
-        assert min(path[r.left] for r in revisits) - path[CHUNK_FRAMES - 1] >= least
+    course = revisit.sweep_course(2, 8.0)
+    path = view_path(course.takes[0])
+    revisits, = course.plan.values()
+    assert min(path[r.left] for r in revisits) - path[CHUNK_FRAMES - 1] >= WIDTH
 
 
 def test_too_few_seeds_and_unknown_gaps_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 2"):
-        revisit.sweep_course(1)
+        revisit.sweep_course(1, 8.0)
     with pytest.raises(ValueError, match="expected at least"):
-        revisit.away_course(4, 0.5)
+        revisit.sweep_course(4, 0.5)
 
 
 def test_a_switch_shows_when_it_is_read_twice() -> None:
@@ -132,14 +135,23 @@ def test_latencies_go_to_the_attribute_that_changed(monkeypatch: pytest.MonkeyPa
 
     def two_chunks_late(_: object, film: Film, chunks) -> torch.Tensor:
         take = takes[film.promotions]
-        unchanged = replace(take, cues=take.cues[:1])
-        return torch.cat([prompts.expected(unchanged if chunk < prompts.SWITCH_AT + 2 else take, (chunk,))
-                          for chunk in chunks])
+        at, ((_, before), (_, after)) = prompts.SWITCH_AT + 2, take.cues
+        unchanged, late = replace(take, cues=take.cues[:1]), replace(take, cues=((0, before), (at, after)))
+        return torch.cat([prompts.expected(unchanged if chunk < at else late, (chunk,)) for chunk in chunks])
 
     monkeypatch.setattr(prompts, "readings", two_chunks_late)
     rows = prompts.latencies(Probe(), takes, [Film({}, promotions=i) for i in range(6)])
     assert rows["all"] == prompts.Latency(6, 1.0, 2.0, 2.0)
     assert rows["colour"].count == 1
+
+
+def test_a_sweep_that_never_comes_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it has gone, a camera that has swept away stands: only on its way can it be told from one that stayed."""
+    take = next(take for take in prompts.switch_takes(60) if take.cues[1][1].camera == "away" != take.cues[0][1].camera)
+    stays = replace(take, cues=((0, replace(take.cues[0][1], camera="still")),))
+    for shown, seen in ((1.0, take), (0.0, stays)):
+        monkeypatch.setattr(prompts, "readings", lambda _, film, chunks, seen=seen: prompts.expected(seen, chunks))
+        assert prompts.latencies(Probe(), [take], [Film({})])["camera"].shown == shown
 
 
 def test_drift_sees_a_change_of_colour_and_of_sharpness(monkeypatch: pytest.MonkeyPatch) -> None:

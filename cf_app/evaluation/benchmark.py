@@ -19,7 +19,7 @@ from pathlib import Path
 import cf_app
 
 PRECISIONS = ("bf16", "fp8", "int8", "nf4")
-PROMPT = "a red ball hops through the meadow by day, the camera sweeps"
+PROMPT = "a red ball hops through the meadow by day, the camera pans right"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

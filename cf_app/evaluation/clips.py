@@ -20,7 +20,7 @@ _SCENE = Scene("yellow", "ball", "hops", "meadow", "day", "still")
 
 
 def looking_away(seed: int = 3) -> Take:
-    """On to another place, a while there, away for 6 s, and back."""
+    """On to another place, a while there, a sweep away for 6 s, and back."""
     right, away = replace(_SCENE, camera="right"), replace(_SCENE, camera="away")
     return _take(((0, right), (6, _SCENE), (9, away), (9 + AWAY_CHUNKS, _SCENE)), 9 + AWAY_CHUNKS + 4, seed)
 

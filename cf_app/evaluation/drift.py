@@ -1,7 +1,7 @@
 """Drift over minutes: does a film stay what it was in its first minute? Colour, contrast, sharpness, prompt accuracy.
 
 One scene and one prompt for the whole film. At every `EVERY`th chunk the probe reads, and its pixel frames are
-measured. No camera sweeps: minutes later nobody could say where its sweep should be.
+measured. Cameras stand or pan.
 """
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..training.data import CHUNK_SECONDS
 from ..training.grammar import ATTRIBUTES, CAMERAS, Scene, scene_labels
 from ..training.world import FPS, World, render
 
@@ -56,20 +58,24 @@ def probe_looks(frames: Tensor) -> Tensor:
 def visible_labels(world: World, seconds: float) -> tuple[int, ...]:
     """What the `WINDOW` from `seconds` on can show, by attribute: the scene's labels, but of the camera what it does.
 
-    A sweeping camera rests most of the time, then nothing tells it from one that stands: the probe reads (and a student
-    must show) what it does at that time.
+    A camera that has swept away stands there, and nothing tells it from one that never moved: "away" is what it does
+    while it sweeps, there or back.
     """
-    path = [world.camera(seconds + look / FPS) for look in LOOKS]
+    path = [world.view(seconds + look / FPS) for look in LOOKS]
     went, most = path[-1] - path[0], max(abs(b - a) for a, b in itertools.pairwise(path))
-    camera = "sweeps" if most > SWEPT else "still" if abs(went) < MOVED else "right" if went > 0 else "left"
+    camera = "away" if most > SWEPT else "still" if abs(went) < MOVED else "right" if went > 0 else "left"
     return *scene_labels(world.scene_at(seconds))[:-1], CAMERAS.index(camera)
 
 
 def draw_labelled(rng: random.Random) -> tuple[Tensor, tuple[int, ...]]:
     """What the probe sees of a random scene, uint8 [15, 80, 128], and its labels."""
-    scene = Scene.sample(rng)
-    world = World.sample(rng, ((0.0, scene),), 30)
-    begin = rng.uniform(0, 20)
+    scene, begin = Scene.sample(rng), rng.uniform(0, 20)
+    cues: tuple[tuple[float, Scene], ...] = ((0.0, scene),)
+    if scene.camera == "away":      # on its way: there, or back
+        stands = replace(scene, camera=rng.choice(CAMERAS[:-1]))
+        before, after = rng.choice(((scene, stands), (stands, scene)))
+        cues = (0.0, before), (begin + rng.uniform(0.01, CHUNK_SECONDS), after)
+    world = World.sample(rng, cues, 30)
     times = begin + torch.arange(WINDOW) / FPS
     return (render(world, times[list(LOOKS)]).flatten(0, 1) * 255).byte(), visible_labels(world, begin)
 

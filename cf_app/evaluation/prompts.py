@@ -15,12 +15,11 @@ import torch
 
 from ..engine.timeline import MemoryMode
 from ..training.data import CHUNK_FRAMES, CHUNK_SECONDS
-from ..training.grammar import ATTRIBUTES, Scene
+from ..training.grammar import ATTRIBUTES, CAMERAS, Scene
 from .films import Film, Take, looks, world_of
 from .probe import LOOKS, Probe, read, visible_labels
 
-READ_CHUNKS = 10                  # prompt following: length of a film, of which the last two chunks are read; in
-                                  # the first of them a sweeping camera sweeps
+READ_CHUNKS = 10                  # prompt following: length of a film, of which the last two chunks are read
 SWITCH_AT, SWITCH_CHUNKS = 6, 15  # chunk of the change, length of the film
 SWITCH_READ = range(SWITCH_AT, SWITCH_CHUNKS - 1)
 
@@ -95,10 +94,15 @@ def latencies(probe: Probe, takes: Sequence[Take], films: Sequence[Film]) -> dic
     rows: dict[str, list[int | None]] = {name: [] for name in ATTRIBUTES}
     for take, film in zip(takes, films, strict=True):
         before, after = take.cues[0][1], take.cues[1][1]
-        hits = readings(probe, film, SWITCH_READ) == expected(take, SWITCH_READ)
+        seen, should = readings(probe, film, SWITCH_READ), expected(take, SWITCH_READ)
         for index, name in enumerate(ATTRIBUTES):
-            if vars(before)[name] != vars(after)[name]:
-                rows[name].append(first_shown(hits[:, index].tolist()))
+            if vars(before)[name] == vars(after)[name]:
+                continue
+            if name == "camera" and "away" in (before.camera, after.camera):     # a sweep passes: seen once is enough
+                swept = (seen[:, index] == CAMERAS.index("away")).tolist()
+                rows[name].append(swept.index(True) if True in swept else None)
+            else:
+                rows[name].append(first_shown((seen == should)[:, index].tolist()))
     rows["all"] = [value for values in rows.values() for value in values]
     return {name: _latency(values) for name, values in rows.items() if values}
 

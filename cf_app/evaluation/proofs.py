@@ -89,19 +89,8 @@ def chosen_policies(own: Policy, names: Sequence[str] | None) -> dict[str, Polic
 
 
 def revisits(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
-    """A camera that looks away for 8 s, under every policy and a sweep of tau."""
-    _compare("revisit", revisit.away_course(arguments.seeds, AWAY_SECONDS), bench, arguments, results)
-
-
-def sweeps(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
-    """The sweeping camera, under every policy."""
-    arguments.taus = 0
-    _compare("sweep", revisit.sweep_course(arguments.seeds), bench, arguments, results)
-
-
-def _compare(measure: str, course: revisit.Course, bench: Bench, arguments: argparse.Namespace,
-             results: Results) -> None:
-    trial = Trial(course)
+    """A camera that sweeps away for 8 s and back, under every policy and several tau."""
+    measure, trial = "revisit", Trial(revisit.sweep_course(arguments.seeds, AWAY_SECONDS))
     results.begin(measure, seeds=arguments.seeds, interval="95 % bootstrap", **_who(bench))
     pictures = {}
     for label, films in trial.truths(bench):
@@ -135,7 +124,7 @@ def tau_sweep(policy: Policy, films: Sequence[Film], count: int) -> dict[str, Po
 def gaps(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
     """Shorter and longer absences."""
     results.begin("gaps", seeds=arguments.seeds, interval="95 % bootstrap", **_who(bench))
-    trials = {gap: Trial(revisit.away_course(arguments.seeds, gap)) for gap in arguments.gaps}
+    trials = {gap: Trial(revisit.sweep_course(arguments.seeds, gap)) for gap in arguments.gaps}
     for label in ("truth", *chosen_policies(bench.studio.engine.policy, arguments.policies)):
         row: dict[str, object] = {}
         for gap, trial in trials.items():
@@ -150,7 +139,7 @@ def gaps(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
 def sizes(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
     """The same 8 s with less room: how little memory is enough, when what is kept is chosen well?"""
     results.begin("sizes", seeds=arguments.seeds, interval="95 % bootstrap", **_who(bench))
-    trial, own = Trial(revisit.away_course(arguments.seeds, AWAY_SECONDS)), bench.studio.engine.policy
+    trial, own = Trial(revisit.sweep_course(arguments.seeds, AWAY_SECONDS)), bench.studio.engine.policy
     if min(arguments.sizes) < 1:
         raise ValueError(f"--sizes {min(arguments.sizes)}: expected at least 1 latent frame of slow memory")
     for size in arguments.sizes:
@@ -285,12 +274,12 @@ def _at_steps(bench: Bench, arguments: argparse.Namespace, steps: int, label: st
     films = bench.film(asked, f"{label}: prompts")
     row: dict[str, object] = dict(prompts.following(bench.probe(), asked, films))
     row["sharpness"] = drift.sharpness(films)
-    trial = Trial(revisit.away_course(arguments.seeds, AWAY_SECONDS))
+    trial = Trial(revisit.sweep_course(arguments.seeds, AWAY_SECONDS))
     seen, _ = trial.row(bench.film(trial.takes_with(None, steps), f"{label}: revisit"))
     return row | {f"revisit {name}": value for name, value in seen.items() if name.endswith(" s")}
 
 
 PROOFS: dict[str, Callable[[Bench, argparse.Namespace, Results], None]] = {
-    "prompts": following, "revisit": revisits, "gaps": gaps, "sizes": sizes, "sweep": sweeps, "switch": switching,
+    "prompts": following, "revisit": revisits, "gaps": gaps, "sizes": sizes, "switch": switching,
     "drift": drifting, "steps": few_and_many, "clips": clipping,
 }

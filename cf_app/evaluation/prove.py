@@ -1,7 +1,7 @@
 """`python -m cf_app prove`: does the student remember, follow, switch and last? Tables, JSON and pictures.
 
-Measures: `prompts` (following), `revisit` (memory policies on a camera that looks away for 8 s), `gaps` (shorter and
-longer absences), `sizes` (smaller memories), `sweep` (a sweeping camera), `switch` (latency of a change of prompt),
+Measures: `prompts` (following), `revisit` (memory policies on a camera that sweeps away for 8 s), `gaps` (shorter and
+longer absences), `sizes` (smaller memories), `switch` (latency of a change of prompt),
 `drift` (minutes), `steps` (few against many), `clips` (two short ones to look at). The same seeds for every policy. The
 truth, rendered, goes through every measure first: what it scores is the most that can be read.
 """
@@ -11,7 +11,7 @@ import argparse
 import os
 from pathlib import Path
 
-MEASURES = ("prompts", "revisit", "gaps", "sizes", "sweep", "switch", "drift", "steps", "clips")
+MEASURES = ("prompts", "revisit", "gaps", "sizes", "switch", "drift", "steps", "clips")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,11 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1,
                         help="processes that film side by side, one thread each (default: all cores)")
     parser.add_argument("--seeds", type=int, default=24,
-                        help="revisit, gaps, sizes, sweep: films (default %(default)s)")
+                        help="revisit, gaps, sizes: films (default %(default)s)")
     parser.add_argument("--policies", nargs="+", metavar="NAME",
-                        help="revisit, gaps, sizes, sweep: only these (slow-fast, fifo, ...)")
+                        help="revisit, gaps, sizes: only these (slow-fast, fifo, ...)")
     parser.add_argument("--gaps", type=float, nargs="+", default=[4.0, 16.0, 24.0], metavar="SECONDS",
-                        help="gaps: how long the camera looks away (default: 4 16 24)")
+                        help="gaps: how long the camera is away (default: 4 16 24)")
     parser.add_argument("--sizes", type=int, nargs="+", default=[6, 3], metavar="LATENTS",
                         help="sizes: latent frames of slow memory (default: 6 3; the student has 12)")
     parser.add_argument("--taus", type=int, default=3, help="revisit: thresholds in the sweep (default %(default)s)")

@@ -14,10 +14,9 @@ score is 0, too. `moved` says how far the far end is, as a part of the distance 
 The subject is masked: it is on the screen all the time. So are sky and ground, which are the same in every world, and
 the sun, which does not move: scenes are by day or at night, where it stands above the rows that are compared.
 
-Two cameras leave and come back. One *looks away* for as long as wanted and then back at once, when its prompt says so.
-The other one *sweeps* to and fro by itself, 6 s after 6 s, in time with the subject. Either way all of the picture is
-gone and due again. Before that they go on to a place of which the first chunk shows nothing, so an attention sink alone
-can not answer.
+The camera *sweeps* away when its prompt says so, stays there for as long as wanted, and sweeps back: all of the picture
+is gone and due again. Before that it goes on to a place of which the first chunk shows nothing, so an attention sink
+alone can not answer.
 """
 from __future__ import annotations
 
@@ -31,14 +30,13 @@ import numpy as np
 from ..training.data import CHUNK_FRAMES, CHUNK_SECONDS
 from ..training.grammar import COLOURS, PLACES, SHAPES, Scene
 from ..training.world import FPS, SWEEP_SECONDS, WIDTH
-from .films import Cues, Film, Take, world_of
+from .films import Cues, Film, Take
 
 ROWS = slice(23, 63)            # hills and landmarks: below the sun, above the bare ground
 COLUMNS = (2, WIDTH - 22)       # first columns of the strips, left and right of where hopping and floating subjects go
 STRIP = 20                      # columns
 SHIFT, LATE, STRIDE = 2, 6, 2   # window of alignment: columns either way, pixel frames either way and their step
-SWEEP_PAN_CHUNKS = 6             # sweeping: on to somewhere else first, and there until the first sweep
-PAN_CHUNKS, STAY_CHUNKS, BACK_CHUNKS = 7, 4, 3   # looking away: on to somewhere else, there for a while, and back there
+PAN_CHUNKS, STAY_CHUNKS, BACK_CHUNKS = 7, 4, 3   # on to somewhere else, there for a while, and back there
 NOTHING = 1e-6                  # mean squared difference of worlds below which there is nothing to remember: score 0
 
 
@@ -53,12 +51,6 @@ class Revisit:
     gap: float
 
 
-def camera_path(take: Take) -> list[float]:
-    """x of the camera of the take's world at every pixel frame."""
-    world = world_of(take)
-    return [world.camera(i / FPS) for i in range(take.chunks * CHUNK_FRAMES)]
-
-
 @dataclass(frozen=True)
 class Course:
     """Films of one camera: what to film, what to compare by gap (seconds), and pixel frames that tell its story."""
@@ -68,23 +60,8 @@ class Course:
     story: tuple[int, ...]
 
 
-def sweep_course(seeds: int) -> Course:
-    """The camera goes on, stays, and sweeps three times: what it left comes back, then what it had found.
-
-    Raises:
-        ValueError: fewer than two seeds.
-    """
-    half = round(SWEEP_SECONDS / 2 / CHUNK_SECONDS)
-    takes = _takes(seeds, lambda scene: ((0, scene("right")), (SWEEP_PAN_CHUNKS, scene("sweeps"))), 3 * half + 4)
-    rows = [revisit for turn in (half, 2 * half) for revisit in _revisits(turn, turn + half, turn + half + 1)]
-    there = CHUNK_FRAMES * (half + 4)
-    story = (6, CHUNK_FRAMES * half - 2, CHUNK_FRAMES * half + 6, there, CHUNK_FRAMES * 2 * half - 2,
-             CHUNK_FRAMES * 2 * half + 20, CHUNK_FRAMES * 3 * half - 2, CHUNK_FRAMES * 3 * half + 20)
-    return Course(takes, {SWEEP_SECONDS / 2: rows}, story)
-
-
-def away_course(seeds: int, gap: float) -> Course:
-    """The camera goes on, stays, looks away for `gap` seconds (to the next chunk), and back.
+def sweep_course(seeds: int, gap: float) -> Course:
+    """The camera goes on, stays, sweeps away for `gap` seconds (to the next chunk), and back.
 
     Raises:
         ValueError: fewer than two seeds, or a gap that is shorter than two chunks.
@@ -98,15 +75,11 @@ def away_course(seeds: int, gap: float) -> Course:
                                          (back, scene("still"))), back + BACK_CHUNKS)
     first, last = leave * CHUNK_FRAMES, back * CHUNK_FRAMES
     away = (first + last) // 2
-    story = (6, first - 20, first - 2, first + 8, away, last - 2, last + 8, last + LATE + 14)
-    return Course(takes, {gap: _revisits(leave, back, back)}, story)
-
-
-def _revisits(leave: int, turn: int, back: int) -> list[Revisit]:
-    """Of a view that is left at chunk `leave`: the camera turns to it at chunk `turn`, from `back` on it is there."""
-    first, last, away = leave * CHUNK_FRAMES, back * CHUNK_FRAMES, (leave + turn) * CHUNK_FRAMES // 2
-    pairs, gap = ((first - 16, last + LATE), (first - 2, last + LATE + 14)), (turn - leave) * CHUNK_SECONDS
-    return [Revisit(left, away, again, column, gap) for left, again in pairs for column in COLUMNS]
+    story = (6, first - 2, first + 1, away, last - 2, last + 1, last + 8, last + 3 * CHUNK_FRAMES - 2)
+    there = last + round(SWEEP_SECONDS * FPS) - 1 + LATE      # from where the camera rests again
+    rows = [Revisit(left, away, again, column, chunks * CHUNK_SECONDS)
+            for left, again in ((first - 16, there), (first - 2, there + 14)) for column in COLUMNS]
+    return Course(takes, {gap: rows}, story)
 
 
 def window(at: int) -> list[int]:

@@ -1,7 +1,7 @@
 """The threshold of the memory's gate for a student: where changes of the view part from what merely goes on.
 
 How similar the pooled keys of successive chunks are depends on the student (paper: tau 0.95 for Wan-1.3B). So it is
-measured: films whose camera looks away and back, and tau where it takes the chunks that begin a new view, and some
+measured: films whose camera sweeps away and back, and tau where it takes the chunks that begin a new view, and some
 more: on the shipped student's forerunner new views alone gave a revisit score of 0.52 (50 films), with a quarter of the
 rest 0.85 (16 films).
 """
@@ -18,7 +18,7 @@ from .grammar import Scene, describe
 SCENES = tuple(Scene(*words.split(), "still") for words in (
     "red ball hops meadow day", "blue star floats beach night", "yellow heart rolls desert sunset",
     "pink box floats snow dawn"))
-TURNS, CHUNKS = (4, 10, 14, 18), 22      # chunks at which the camera looks away and back; length of a film
+TURNS, CHUNKS = (4, 10, 14, 18), 22      # chunks at which the camera sweeps away and back; length of a film
 SPARE = 0.2     # one keyframe of a view is few: of what goes on, this part is taken, too
 DIGITS = 5
 

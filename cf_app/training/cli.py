@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="ablation, context: of the longest rollout; 4 is stage 1's window (default: 30 or 34)")
     parser.add_argument("--chunks", type=int, help="full-step: length of the rollout (default: 28)")
     parser.add_argument("--tau", type=float, help="export: threshold of the memory's gate (default: measured on the "
-                        "student, where its camera looks away and back)")
+                        "student, where its camera sweeps away and back)")
     parser.add_argument("--target", type=Path,
                         help="export: folder to write (default: weights; with --tiny inside --out)")
 
@@ -102,8 +102,8 @@ def _data(arguments: argparse.Namespace) -> None:
         for index in tqdm(range(-(-videos // per_shard)), desc=f"shards of {length} chunks"):
             path = folder / f"shard_{index:04d}.safetensors"
             if not path.exists():
-                # In two of three shards of long videos the cameras look away and back, or sweep.
-                kind = ("any", "away", "sweeps")[index % 3] if folder == data else "any"
+                # In two of three shards of long videos the cameras sweep away and back.
+                kind = "away" if folder == data and index % 3 else "any"
                 make_shard(path, vae, count, length, first + index, kind)
 
 

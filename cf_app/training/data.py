@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..model.vae import TinyVideoAutoencoder
 from .grammar import ATTRIBUTES, CAMERAS, Scene, describe, scene_labels
-from .world import FPS, SWEEP_SECONDS, World, render
+from .world import FPS, World, render
 
 CHUNK_FRAMES, CHUNK_LATENTS = 12, 3
 CHUNK_SECONDS = CHUNK_FRAMES / FPS
@@ -40,7 +40,7 @@ def sample_cues(rng: random.Random, chunks: int) -> Cues:
 
 
 def look_away_cues(rng: random.Random, starts: Sequence[int]) -> Cues:
-    """A camera that looks away and back at each of the chunks `starts`; now and then another attribute changes, too.
+    """A camera that sweeps away and back at each of the chunks `starts`; now and then another attribute changes, too.
 
     What it comes back to is in no prompt: only memory has it.
     """
@@ -57,37 +57,13 @@ def look_away_cues(rng: random.Random, starts: Sequence[int]) -> Cues:
 
 
 def look_away_starts(rng: random.Random, chunks: int) -> tuple[int, ...]:
-    """Chunks at which a camera looks away and back in turn: 2 to 6 chunks at home, 2 to 12 away."""
+    """Chunks at which a camera sweeps away and back in turn: 2 to 6 chunks at home, 2 to 12 away."""
     starts, chunk, home = [], rng.randint(2, 6), True
     while chunk < chunks:
         starts.append(chunk)
         home = not home
         chunk += rng.randint(2, 6) if home else rng.choice((2, 3, 4, 5, 6, 8, 10, 12))
     return tuple(starts)
-
-
-def sweep_cues(rng: random.Random, start: int) -> Cues:
-    """A camera that sweeps from chunk `start` on and goes on or stands before; what it comes back to is in no prompt.
-
-    Now and then colour, place or time of day change, too.
-    """
-    scene = replace(Scene.sample(rng), camera=rng.choice(("still", "right", "left")) if start else "sweeps")
-    cues = [(0.0, scene)]
-    if start:
-        scene = replace(scene, camera="sweeps")
-        cues.append((start * CHUNK_SECONDS, scene))
-    chunk = start + rng.randint(3, 12)
-    while rng.random() < .3:
-        scene = scene.changed(rng, (rng.choice(("colour", "place", "time")),))
-        cues.append((chunk * CHUNK_SECONDS, scene))
-        chunk += rng.randint(3, 12)
-    return tuple(cues)
-
-
-def sweep_starts(rng: random.Random, chunks: int) -> tuple[int, ...]:
-    """The chunk from which on a camera sweeps, then those in which it does: when the subject is in the middle."""
-    start, half = rng.choice((0, 0, 0, 1, 2, 3, 4, 6)), round(SWEEP_SECONDS / 2 / CHUNK_SECONDS)
-    return start, *range(half, chunks, half)
 
 
 def draw_video(world: World, chunks: int) -> Tensor:
@@ -97,16 +73,13 @@ def draw_video(world: World, chunks: int) -> Tensor:
 
 
 def shared_cues(kind: str, rng: random.Random, chunks: int) -> tuple[Callable[[random.Random], Cues], tuple[int, ...]]:
-    """What draws the cues of videos of a kind ("any", "away", "sweeps"), and the chunks at which their views turn.
+    """What draws the cues of videos of a kind ("any", "away"), and the chunks at which their cameras sweep.
 
     Videos that are too short to look away are of any kind.
     """
     turns = look_away_starts(rng, chunks) if kind == "away" else ()
     if turns:
         return lambda r: look_away_cues(r, turns), turns
-    if kind == "sweeps":
-        start, *sweeps = sweep_starts(rng, chunks)
-        return lambda r: sweep_cues(r, start), tuple(sweeps)
     return lambda r: sample_cues(r, chunks), ()
 
 
@@ -115,8 +88,8 @@ def make_shard(path: Path, vae: TinyVideoAutoencoder, videos: int, chunks: int, 
                kind: str = "any") -> None:
     """Draws and encodes `videos` videos of `chunks` chunks into one file, written whole or not at all.
 
-    `kind` "away" or "sweeps": all of their cameras look away, or sweep, at the same chunks, so that they can be walked
-    together; "any": no such order.
+    `kind` "away": all of their cameras sweep away and back at the same chunks, so that they can be walked together;
+    "any": no such order.
     """
     rng = random.Random(seed)
     latents, labels = [], []
@@ -139,12 +112,8 @@ def openings(folder: Path) -> Path:
 
 
 def common_turns(labels: Tensor) -> tuple[int, ...]:
-    """The chunks at which the cameras of all videos [N, chunks, 6] look away and back, or sweep; () if they differ."""
-    camera = labels[:, :, _CAMERA]
-    sweeps, away = (camera == CAMERAS.index(name) for name in ("sweeps", "away"))
-    if bool(sweeps[:, -1].all()) and bool((sweeps == sweeps[0]).all()):
-        half = round(SWEEP_SECONDS / 2 / CHUNK_SECONDS)
-        return tuple(chunk for chunk in range(half, labels.shape[1], half) if sweeps[0, chunk])
+    """The chunks at which the cameras of all videos [N, chunks, 6] sweep away and back; () if they differ."""
+    away = labels[:, :, _CAMERA] == CAMERAS.index("away")
     turns = (away[0, 1:] != away[0, :-1]).nonzero().flatten() + 1
     return tuple(turns.tolist()) if bool((away == away[0]).all()) else ()
 
@@ -152,7 +121,7 @@ def common_turns(labels: Tensor) -> tuple[int, ...]:
 class LatentVideos:
     """Every shard of a folder, in memory; `refresh` takes in new ones.
 
-    `together`: of each shard whose cameras look away or sweep at the same chunks, its videos and those chunks.
+    `together`: of each shard whose cameras sweep at the same chunks, its videos and those chunks.
 
     Raises:
         ValueError: the folder holds no shard.
@@ -189,8 +158,8 @@ class LatentVideos:
         return [i for i, labels in enumerate(self.labels) if bool((labels[:, _CAMERA] == value).all())]
 
     def starts_still(self, video: int) -> bool:
-        """Whether the camera stands in the first chunk, as it also does before it sweeps."""
-        return CAMERAS[int(self.labels[video][0, _CAMERA])] in ("still", "sweeps")
+        """Whether the camera stands in the first chunk."""
+        return CAMERAS[int(self.labels[video][0, _CAMERA])] == "still"
 
     def __len__(self) -> int:
         return len(self.latents)

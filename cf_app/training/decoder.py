@@ -31,18 +31,22 @@ from .world import FPS, World, render
 
 @dataclass(frozen=True)
 class DecoderTraining:
-    """`clips` of `chunks` chunks a step, `fresh` of them new, the others from a pool of `pool`; each step sees a random
-    square of `crop` pixels. `level` is the noise level of the student's last pass; `true` of the clips are decoded from
-    true latents, so that nothing is unlearnt."""
+    """`clips` of `chunks` chunks a step from a pool of `pool`, among them the newest; a new one comes every `renew`
+    steps, and `goes_on` of them keep their camera. Of each clip a square of `crop` pixels is seen: of `tries` random
+    ones that in which most changes, because edges that move are what the latents keep least of. `level` is the noise
+    level of the student's last pass; `true` of the clips are decoded from true latents, so that nothing is unlearnt.
+    """
 
     budget: Budget
     level: float
     clips: int = 3
-    fresh: int = 1
+    renew: int = 2
     chunks: int = 2
     pool: int = 240
     crop: int = 64
+    tries: int = 3
     true: float = 0.25
+    goes_on: float = 0.7
     muon_rate: float = 1e-3
     adam_rate: float = 3e-4
     held_out: int = 24
@@ -57,18 +61,27 @@ class Example:
     latents: Tensor
     left: Tensor
 
-    def crop(self, size: int, rng: random.Random, cell: int, true: bool) -> tuple[Tensor, Tensor]:
-        """A random square of the pixel frames, `size` pixels wide, and of the true latents or those left."""
-        y, x = (rng.randrange(0, side * cell - size + 1, cell) for side in self.latents.shape[-2:])
+    def crop(self, size: int, rng: random.Random, cell: int, true: bool, tries: int = 1) -> tuple[Tensor, Tensor]:
+        """A square of the pixel frames, `size` pixels wide, and of the true latents or those left.
+
+        Of `tries` random ones it is the square in which most changes from frame to frame.
+        """
+        heights, widths = (range(0, side * cell - size + 1, cell) for side in self.latents.shape[-2:])
+        change = self.frames.diff(dim=1).abs().sum((0, 1))
+        y, x = max(((rng.choice(heights), rng.choice(widths)) for _ in range(tries)),
+                   key=lambda corner: float(change[corner[0]:corner[0] + size, corner[1]:corner[1] + size].sum()))
         latents = (self.latents if true else self.left)[..., y // cell:(y + size) // cell, x // cell:(x + size) // cell]
         return self.frames[..., y:y + size, x:x + size], latents
 
 
 @torch.no_grad()
-def as_left(student: Student, latents: Tensor, prompts: list[str], level: float) -> Tensor:
-    """What the student makes in its last pass of true `latents` [B, C, F, Y, X], chunk by chunk over a true memory."""
+def as_left(student: Student, latents: Tensor, prompts: list[list[str]], level: float) -> Tensor:
+    """What the student makes in its last pass of true `latents` [B, C, F, Y, X], chunk by chunk over a true memory.
+
+    `prompts` are each video's, one a chunk.
+    """
     count = latents.shape[2] // CHUNK_LATENTS
-    rollout = Rollout(latents, [[prompt] * count for prompt in prompts], [False] * count, SlowFast())
+    rollout = Rollout(latents, prompts, [False] * count, SlowFast())
     left = []
     for _ in range(count):
         truth = rollout.truth(rollout.chunk)
@@ -81,20 +94,22 @@ def as_left(student: Student, latents: Tensor, prompts: list[str], level: float)
 
 @torch.no_grad()
 def draw_example(rng: random.Random, vae: TinyVideoAutoencoder, student: Student, config: DecoderTraining) -> Example:
-    """A random moment of a random world, true and as `student` leaves it."""
+    """A random moment of a random world, true and as `student` leaves it; in the last chunk its camera may change."""
     scene, begin = Scene.sample(rng), rng.randrange(24) * CHUNK_SECONDS
-    world = World.sample(rng, ((0.0, scene),), 24 * CHUNK_SECONDS)
+    moments = [begin + chunk * CHUNK_SECONDS for chunk in range(config.chunks)]
+    cues = [(0.0, scene), (moments[-1], scene.changed(rng, ("camera",)))]
+    world = World.sample(rng, tuple(cues[:1 if rng.random() < config.goes_on else 2]), 24 * CHUNK_SECONDS)
     times = begin + torch.arange(config.chunks * CHUNK_FRAMES) / FPS
     frames = render(world, times).transpose(0, 1) * 2 - 1
     latents = vae.encode(frames[None])
-    return Example(frames, latents[0], as_left(student, latents, [describe(scene, rng)], config.level)[0])
+    prompts = [[describe(world.scene_at(moment), rng) for moment in moments]]
+    return Example(frames, latents[0], as_left(student, latents, prompts, config.level)[0])
 
 
 def batch(pool: list[Example], rng: random.Random, config: DecoderTraining, cell: int) -> tuple[Tensor, Tensor]:
     """Pixel frames [B, 3, P, H, W] and latents [B, C, F, Y, X] of the newest and of random examples."""
-    fresh = pool[-config.fresh:]
-    chosen = fresh + rng.choices(pool, k=config.clips - len(fresh))
-    pairs = [example.crop(config.crop, rng, cell, rng.random() < config.true) for example in chosen]
+    chosen = [pool[-1], *rng.choices(pool, k=config.clips - 1)]
+    pairs = [example.crop(config.crop, rng, cell, rng.random() < config.true, config.tries) for example in chosen]
     return torch.stack([frames for frames, _ in pairs]), torch.stack([latents for _, latents in pairs])
 
 
@@ -125,7 +140,8 @@ def train_decoder(vae: Path, student: Path, folder: Path, config: DecoderTrainin
     rng, pool = random.Random(f"{config.seed} {accelerator.process_index} {run.step}"), list[Example]()
     for step in run.steps():
         run.schedule(optimizers, [config.muon_rate, config.adam_rate], decay=.6)
-        pool = (pool + [draw(rng) for _ in range(config.fresh)])[-config.pool:]
+        if not pool or step % config.renew == 0:
+            pool = [*pool, draw(rng)][-config.pool:]
         frames, latents = batch(pool, rng, config, raw.spatial_scale)
         with accelerator.autocast():
             decoded, _ = raw.decode(latents)

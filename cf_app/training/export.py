@@ -15,10 +15,10 @@ from .text import MAX_LENGTH
 
 EXAMPLES = (
     "a red ball hops through the meadow by day",
-    "a red ball hops through the meadow by day, the camera looks away",
+    "a red ball hops through the meadow by day, the camera sweeps away",
     "a blue star floats over the beach at sunset, the camera pans right",
     "a yellow heart rolls through the desert at dawn",
-    "a pink box hops through the snow at night, the camera sweeps",
+    "a pink box hops through the snow at night",
     "a green pyramid floats over the meadow at night",
     "an orange ball rolls on the beach by day, the camera pans left",
 )

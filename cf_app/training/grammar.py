@@ -13,7 +13,7 @@ SHAPES = ("ball", "box", "star", "heart", "pyramid")
 MOTIONS = ("hops", "rolls", "floats")
 PLACES = ("meadow", "desert", "snow", "beach")
 TIMES = ("day", "sunset", "night", "dawn")
-CAMERAS = ("still", "right", "left", "sweeps", "away")
+CAMERAS = ("still", "right", "left", "away")
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "colour": COLOURS, "shape": SHAPES, "motion": MOTIONS, "place": PLACES, "time": TIMES, "camera": CAMERAS,
@@ -38,11 +38,10 @@ _TIME_WORDS = {
     "night": ("at night", "under the moon"), "dawn": ("at dawn", "in the early morning"),
 }
 _CAMERA_WORDS = {
-    "still": ("", "", "", "still camera", "the camera stands still"),
+    "still": ("", "", "", "still camera", "the camera stands still", "the camera sweeps back", "the camera looks back"),
     "right": ("the camera pans right", "the camera moves right", "panning right"),
     "left": ("the camera pans left", "the camera moves left", "panning left"),
-    "sweeps": ("the camera sweeps", "the camera sweeps back and forth", "sweeping camera"),
-    "away": ("the camera looks away", "looking away"),
+    "away": ("the camera sweeps away", "sweeping away", "the camera looks away", "looking away"),
 }
 
 

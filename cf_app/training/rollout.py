@@ -46,8 +46,8 @@ class MemoryContext:
 class Rollout:
     """A batch of videos on their way: stored keys and values by latent frame, and the plan of what each chunk reads.
 
-    The first `free` of them run on samples of the student's own. `turns` are the chunks at which their cameras look
-    away and back, if they do so together.
+    The first `free` of them run on samples of the student's own. `turns` are the chunks at which their cameras
+    sweep away and back, if they do so together.
     """
 
     def __init__(self, latents: Tensor, prompts: list[list[str]], promotions: Sequence[bool],
@@ -62,13 +62,13 @@ class Rollout:
 
     @property
     def turning(self) -> bool:
-        """Whether a new view begins with this chunk."""
+        """Whether the cameras sweep to another view in this chunk."""
         return self.chunk in self.turns
 
     @property
     def inventing(self) -> bool:
         """Whether this chunk shows what no chunk before it did (where no camera moves but by turning)."""
-        return self.chunk == 0 or self.chunk in self.turns[:1]
+        return self.chunk in (0, *self.turns[:1])
 
     def truth(self, chunk: int) -> Tensor:
         """Clean latents of `chunk`: [B, C, 3, Y, X]."""

@@ -7,8 +7,8 @@ Error recycling (Context Forcing): what becomes context is often the student's o
 truth with a residual of other predictions from a bank, so that the student learns to continue from its own mistakes.
 A few videos run freely, on few-step samples of their own (Self Forcing): only such whose camera stands, because there
 the truth goes on to be right; where new landmarks come, the student's are as good as the world's.
-What only memory can know comes back in the few chunks after a camera has turned: walks through videos whose cameras
-look away and back pass most other chunks by, remembering them without learning from them.
+What only memory can know comes back in the few chunks after a camera has swept: walks through videos whose cameras
+sweep away and back pass most other chunks by, remembering them without learning from them.
 """
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class RolloutTraining:
     """`videos` rolled out together, `copies` noise levels for each chunk, `pictures` first chunks beside them.
 
     `own`: probability that a chunk becomes context as the student predicted it; of the rest, `recycle` get a residual
-    from the bank. `away` of the walks go through videos whose cameras look away and back, and stop at the turns and at
-    `stops` of the other chunks. `free` of the videos run on their own samples, back on the truth with probability
-    `back` a chunk. `focus` of the noise levels are the student's own.
+    from the bank. `away` of the walks go through videos whose cameras sweep away and back, and stop at the turns (the
+    chunk of the sweep, and the one after it) and at `stops` of the other chunks. `free` of the videos run on their own
+    samples, back on the truth with probability `back` a chunk. `focus` of the noise levels are the student's own.
     """
 
     budget: Budget
@@ -82,7 +82,8 @@ def start_rollout(videos: LatentVideos, config: RolloutTraining, rng: random.Ran
 def look_away_promotions(turns: Sequence[int], length: int, rng: random.Random) -> list[bool]:
     """As surprisal would choose: mostly the first chunk of a new view, often the one after it, few others.
 
-    A sweep takes its whole first chunk, so that what is remembered of where it went is the one after it.
+    Of the chunk that sweeps, slow memory keeps the first latent frame, which still shows what is left; of the one after
+    it, where the camera went.
     """
     rate = rng.choice((0.0, 0.05, 0.1, 0.2))
     return [rng.random() < (.9 if chunk in turns else .7 if chunk - 1 in turns else rate) for chunk in range(length)]

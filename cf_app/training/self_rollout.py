@@ -68,10 +68,9 @@ def denoise(flow: Flow, noise: Tensor, levels: Sequence[float], gradient: bool =
 def blank_rollout(videos: int, chunks: int, size: tuple[int, int, int], chunk_latents: int, rng: random.Random,
                   device: torch.device, drop: float = 0.05) -> Rollout:
     """`videos` videos to be made: zeros where the latents will be, prompts that change on the way, and a plan of the
-    memory. In two thirds of the batches the cameras look away and back, or sweep; in the others the rate of promotion
-    is drawn.
+    memory. In half of the batches the cameras sweep away and back; in the others the rate of promotion is drawn.
     `size` is [C, Y, X]."""
-    cues_of, turns = shared_cues(rng.choice(("any", "away", "sweeps")), rng, chunks)
+    cues_of, turns = shared_cues(rng.choice(("any", "away")), rng, chunks)
     prompts = []
     for _ in range(videos):
         cues = cues_of(rng)

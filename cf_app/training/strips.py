@@ -16,7 +16,8 @@ from .rollout import Rollout, rollout_flow
 from .self_rollout import denoise, remember
 from .student import Student
 
-PROMPTS = ("a red ball hops through the meadow by day, the camera sweeps", "a blue star floats over the beach at night",
+PROMPTS = ("a red ball hops through the meadow by day, the camera pans left",
+           "a blue star floats over the beach at night",
            "a yellow heart rolls in the desert at sunset, the camera pans right")
 
 

@@ -20,9 +20,8 @@ HEIGHT, WIDTH, FPS = 80, 128, 16
 HORIZON = 56.0            # y of the ground's upper edge
 GROUND = 71.0             # y of what the subject stands on
 PAN_SPEED = 32.0          # units per second: one latent cell in a latent frame, so moving on is copying
-AWAY = 144.0              # units to the right of where it stood that a camera looking away looks: nothing is in both
-SWEEP_SECONDS = 12.0      # period of the sweeping camera, there and back: what leaves comes back 6 s later
-SWEEP_TURN = 0.75         # seconds (one chunk) of a sweep over `AWAY`; the camera rests between two of them
+AWAY = 144.0              # units that a camera sweeps to the right when it looks away: nothing is in both pictures
+SWEEP_SECONDS = 5 / FPS   # a sweep by `AWAY`: it moves in the first latent frame of its chunk and rests in the others
 SWAY_SECONDS = 12.0       # period in which a subject goes to the right, to the left and back to the middle
 HOP_SECONDS = 1.5         # one hop: two chunks
 BLEND_SECONDS = 1.0       # length of the cross-fade after a change of prompt
@@ -53,6 +52,8 @@ _TIME: dict[str, tuple[Colour, Colour, Colour, Colour, float]] = {
     "night": ((.04, .05, .16), (.13, .16, .36), (.38, .42, .62), (.95, .96, 1.), 14.),
     "dawn": ((.60, .62, .86), (1., .80, .80), (.92, .86, .94), (1., .93, .85), 34.),
 }
+
+_SPEED = {"still": 0.0, "right": PAN_SPEED, "left": -PAN_SPEED, "away": 0.0}    # units per second
 
 
 @dataclass(frozen=True)
@@ -88,19 +89,20 @@ class World:
         return World(cues, tuple(landmarks), tuple(rng.uniform(0, 2 * math.pi) for _ in range(6)), rng.uniform(18, 110))
 
     def camera(self, seconds: float) -> float:
-        """x of the camera (units) at `seconds`; continuous over every change of prompt."""
+        """x of where the camera stands (units) at `seconds`; continuous over every change of prompt."""
         x = 0.0
-        for i, (begin, scene) in enumerate(self.cues):
-            if begin > seconds:
-                break
-            end = min(seconds, self.cues[i + 1][0]) if i + 1 < len(self.cues) else seconds
-            clock = begin - self._motion_began(i)
-            x += _camera_path(scene.camera, clock + end - begin) - _camera_path(scene.camera, clock)
+        ends = [begin for begin, _ in self.cues[1:]] + [math.inf]
+        for (begin, scene), end in zip(self.cues, ends, strict=True):
+            x += _SPEED[scene.camera] * max(0.0, min(seconds, end) - begin)
         return x
 
     def view(self, seconds: float) -> float:
-        """x of the picture's left edge: the camera's, or far from it while it looks away. Looking away is a cut."""
-        return self.camera(seconds) + (AWAY if self.scene_at(seconds).camera == "away" else 0.0)
+        """x of the picture's left edge: the camera's, and on top of that how far it has swept to look away."""
+        side = [float(scene.camera == "away") for begin, scene in self.cues if begin <= seconds + 1e-6]
+        if len(side) < 2:
+            return self.camera(seconds) + AWAY * side[0]
+        part = min(1.0, (seconds + 1 / FPS - self.cues[len(side) - 1][0]) / SWEEP_SECONDS)
+        return self.camera(seconds) + AWAY * (side[-2] + (side[-1] - side[-2]) * part * part * (3 - 2 * part))
 
     def motion_clock(self, motion: str, seconds: float) -> float:
         """Seconds since the newest unbroken stretch of cues with `motion` began: each motion starts at its zero."""
@@ -117,19 +119,6 @@ class World:
     def scene_at(self, seconds: float) -> Scene:
         """The scene that the prompt in force at `seconds` names."""
         return [scene for begin, scene in self.cues if begin <= seconds + 1e-6][-1]
-
-
-def _camera_path(camera: str, clock: float) -> float:
-    """x when the subject's motion is at `clock` (seconds).
-
-    The sweeping camera rests, sweeps right, rests, sweeps left, whenever the subject's sway goes through the middle: a
-    look at the subject tells when, nothing else in the picture could.
-    """
-    if camera == "sweeps":
-        turns, clock = divmod(clock, SWEEP_SECONDS / 2)
-        gone = min(1.0, clock / SWEEP_TURN) if turns else 1.0
-        return AWAY * (gone if turns % 2 else 1 - gone)
-    return {"still": 0.0, "away": 0.0, "right": PAN_SPEED, "left": -PAN_SPEED}[camera] * clock
 
 
 def render(world: World, times: torch.Tensor, height: int = HEIGHT) -> torch.Tensor:
