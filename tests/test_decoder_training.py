@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,12 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
-from cf_app.training.autoencoder import embedded_autoencoder, fit_linear, load_autoencoder
-from cf_app.training.decoder import DecoderTraining, Example, as_left, draw_example, train_decoder
-from cf_app.training.grammar import Scene
+from cf_app.model.vae import TinyVideoAutoencoder
+from cf_app.training.autoencoder import grown, load_autoencoder
+from cf_app.training.decoder import DecoderTraining, Example, as_left, busy_place, draw_example, train_decoder
 from cf_app.training.loop import Budget
 from cf_app.training.losses import predicted_x0
 from cf_app.training.student import Student
-from cf_app.training.world import World, render
 
 
 class Constant(Student):
@@ -46,38 +46,73 @@ def test_what_is_left_is_the_students_last_pass_over_a_true_memory() -> None:
         torch.testing.assert_close(left[:, :, part], expected)
 
 
+def settings(**changes: object) -> DecoderTraining:
+    return replace(DecoderTraining(Budget(steps=1), 0.4), **changes)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("true", [True, False])
-def test_a_crop_shows_the_same_square_of_pixels_and_latents(true: bool) -> None:
-    cells = torch.arange(10 * 16.).reshape(1, 1, 10, 16)
-    frames = nn.functional.interpolate(cells, scale_factor=8)[0][:, None].expand(3, 4, -1, -1)
-    square, latents = Example(frames, cells, cells + 1000).crop(64, random.Random(1), 8, true)
-    assert square.shape == (3, 4, 64, 64) and latents.shape == (1, 1, 8, 8)
-    assert torch.equal(square[0, 0, ::8, ::8] + (0 if true else 1000), latents[0, 0])
+def test_a_crop_shows_the_same_square_and_moment_of_pixels_and_latents(true: bool) -> None:
+    cells = torch.arange(4 * 10 * 16.).reshape(1, 4, 10, 16)
+    frames = nn.functional.interpolate(cells[None], scale_factor=(4, 8, 8))[0].expand(3, -1, -1, -1)
+    example = Example(frames, cells, cells + 1000)
+    square, latents = example.crop(settings(crop=6, window=2), random.Random(1), true)
+    assert square.shape == (3, 8, 48, 48) and latents.shape == (1, 2, 6, 6)
+    assert torch.equal(square[0, ::4, ::8, ::8] + (0 if true else 1000), latents[0])
 
 
-def test_the_busiest_of_many_squares_is_the_one_in_which_something_moves() -> None:
-    frames = torch.zeros(3, 4, 80, 128)
-    frames[:, ::2, 60:70, 100:110] = 1
-    square, _ = Example(frames, cells := torch.zeros(1, 1, 10, 16), cells).crop(32, random.Random(1), 8, True, 200)
-    assert float(square.sum()) == float(frames.sum())
+def test_the_busiest_of_many_places_is_the_one_in_which_something_moves() -> None:
+    latents = torch.zeros(2, 6, 10, 16)
+    latents[:, 4, 7:9, 12:14] = 1
+    place = busy_place(latents, settings(crop=3, window=2, tries=400), random.Random(1))
+    assert float(latents[(slice(None), *place)].sum()) == float(latents.sum())
+    assert place[0] in (slice(3, 5), slice(4, 6))
+
+
+def test_a_decoder_of_fewer_stages_gives_its_first_ones_to_a_grown_one() -> None:
+    small = TinyVideoAutoencoder(
+        latent_channels=16, patch_size=4, linear=True, encoder_widths=(), encoder_time=(), encoder_space=(),
+        encoder_blocks=(), decoder_widths=(128, 64, 64), decoder_time=(1, 2, 2), decoder_space=(2, 1, 1),
+        decoder_blocks=(3, 2, 3), decoder_out=64)
+    larger, frames = grown(small), torch.rand(1, 3, 8, 32, 32) * 2 - 1
+    latents = small.encode(frames)
+    assert torch.equal(larger.encode(frames), latents)
+    assert torch.equal(larger.decoder[1](latents[:, :, 0]), small.decoder[1](latents[:, :, 0]))
+    assert torch.equal(larger.state_dict()["decoder.16.conv.4.weight"], small.state_dict()["decoder.16.conv.4.weight"])
+    linear = larger.code.decode(latents[0].transpose(0, 1)).clamp(-1, 1)
+    assert torch.equal(larger.decode(latents)[0][0].transpose(0, 1), linear), "its last layer begins at zero"
+    assert all(torch.equal(a, b) for a, b in zip(grown(larger).parameters(), larger.parameters(), strict=True))
+
+
+def test_an_encoder_of_other_sizes_can_not_grow() -> None:
+    with pytest.raises(ValueError, match="keeps its encoder"):
+        grown(TinyVideoAutoencoder(latent_channels=8, linear=True, encoder_widths=(), encoder_time=(),
+                                   encoder_space=(), encoder_blocks=()))
+
+
+def small_stage(folder: Path) -> tuple[TinyVideoAutoencoder, Student]:
+    """What the stages before it leave: the shipped autoencoder, and a student that has not learnt anything."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # as in a process of its own
+    vae = load_autoencoder(Path(__file__).parents[1] / "weights" / "vae").float()
+    vae.save_pretrained(folder / "vae")
+    torch.manual_seed(0)
+    student = Student.embedded()   # its head is zero: it leaves the noise as it was, so there is much to undo
+    student.save(folder / "student")
+    return vae, student
+
+
+def logged(folder: Path, name: str) -> list[float]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [line[name] for line in lines if name in line]
 
 
 def test_it_undoes_what_the_student_leaves_and_keeps_the_encoder(tmp_path: Path) -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)  # as in a process of its own
-    torch.manual_seed(0)
-    vae, rng = embedded_autoencoder(), random.Random(0)
-    worlds = [World.sample(rng, ((0.0, Scene.sample(rng)),)) for _ in range(12)]
-    fit_linear(vae, torch.stack([render(w, torch.arange(4) / 16).transpose(0, 1) * 2 - 1 for w in worlds]), 0.75)
-    vae.save_pretrained(tmp_path / "vae")
-    student = Student.embedded()   # its head is zero: it leaves the noise as it was, so there is much to undo
-    student.save(tmp_path / "student")
-    config = DecoderTraining(Budget(steps=80), 0.4, clips=3, held_out=3, chunks=1, muon_rate=5e-3, adam_rate=3e-3)
+    vae, student = small_stage(tmp_path)
+    config = settings(budget=Budget(steps=40), crop=3, held_out=3, chunks=1, muon_rate=2e-3, adam_rate=1e-3)
     example = draw_example(random.Random(1), vae, student, config)
     assert float((example.left - example.latents).square().mean()) > 0.05
     trained = train_decoder(tmp_path / "vae", tmp_path / "student", tmp_path / "decoder", config)
-    lines = [json.loads(line) for line in (tmp_path / "decoder" / "log.jsonl").read_text().splitlines()]
-    before, after = (line["held_out_left_psnr"] for line in lines if "held_out_left_psnr" in line)
-    assert after > before + 0.5
+    before, after = logged(tmp_path / "decoder", "held_out_left_psnr")
+    assert after > before + 0.05
     again = load_autoencoder(tmp_path / "decoder" / "vae")
     frames = example.frames[None]
     assert torch.equal(again.encode(frames), vae.encode(frames)), "latents mean what they did"

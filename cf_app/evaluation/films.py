@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing import get_context
 
 import numpy as np
@@ -109,11 +110,11 @@ class Studio:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
-    def films(self, takes: Iterable[Take]) -> Iterator[Film]:
-        """In the order of the takes."""
+    def films(self, takes: Iterable[Take], make: Callable[[Engine, Take], Film] = shoot) -> Iterator[Film]:
+        """In the order of the takes, each by `make`, which is a module's function (`shoot`, `recoded`)."""
         if self._pool is None:
-            return (shoot(self.engine, take) for take in takes)
-        return self._pool.map(_shoot_here, takes)
+            return (make(self.engine, take) for take in takes)
+        return self._pool.map(partial(_here, make), takes)
 
 
 _engine: list[Engine] = []  # of a worker process, filled by `_prepare`; empty everywhere else
@@ -126,8 +127,8 @@ def _prepare(load: Callable[[], Engine]) -> None:
     torch.set_num_threads(1)
 
 
-def _shoot_here(take: Take) -> Film:
-    return shoot(_engine[0], take)
+def _here(make: Callable[[Engine, Take], Film], take: Take) -> Film:
+    return make(_engine[0], take)
 
 
 def world_of(take: Take) -> World:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..machine import bfloat16_pays
 from ..training.data import CHUNK_SECONDS
 from ..training.grammar import ATTRIBUTES, CAMERAS, Scene, scene_labels
 from ..training.world import FPS, World, render
@@ -105,7 +106,7 @@ def train_probe(samples: int, steps: int, seed: int = 0) -> Probe:
         x = x + torch.randn(len(x), 1, 1, 1).abs() * .08 * torch.randn_like(x)
         if rng.random() < .5:
             x = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16_pays(looks.device)):
             outputs = probe(x)
         loss = sum(F.cross_entropy(logits.float(), labels[pick, i]) for i, logits in enumerate(outputs))
         optimizer.zero_grad()

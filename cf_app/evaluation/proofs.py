@@ -16,7 +16,7 @@ import cf_app
 from ..engine.engine import Engine
 from ..memory.policy import Fifo, InfinityRope, Policy, SinkWindow, SlowFast, Uniform, policy_to_dict
 from . import clips, drift, prompts, revisit
-from .films import Film, Studio, Take, draw, recoded
+from .films import Film, Studio, Take, draw, recoded, shoot
 from .probe import LOOKS, Probe, load_probe, save_probe, train_probe
 from .report import Results, sheet
 
@@ -32,9 +32,10 @@ class Bench:
     studio: Studio
     probe: Callable[[], Probe]
 
-    def film(self, takes: Sequence[Take], label: str) -> list[Film]:
-        """Films with a progress bar."""
-        return list(tqdm(self.studio.films(takes), total=len(takes), desc=label, unit="film", leave=False))
+    def film(self, takes: Sequence[Take], label: str,
+             make: Callable[[Engine, Take], Film] = shoot) -> list[Film]:
+        """Films with a progress bar, each by `make`."""
+        return list(tqdm(self.studio.films(takes, make), total=len(takes), desc=label, unit="film", leave=False))
 
 
 @contextmanager
@@ -170,9 +171,7 @@ class Trial:
     def truths(self, bench: Bench) -> Iterator[tuple[str, list[Film]]]:
         """The world itself, and the world as the autoencoder gives it back."""
         yield "truth", [draw(take) for take in tqdm(self.takes, desc="truth", unit="film", leave=False)]
-        engine = bench.studio.engine
-        takes = tqdm(self.takes, desc="autoencoder", unit="film", leave=False)
-        yield "truth, autoencoder", [recoded(engine, take) for take in takes]
+        yield "truth, autoencoder", bench.film(self.takes, "autoencoder", recoded)
 
     def distances(self, films: Sequence[Film]) -> dict[float, list[revisit.Distances]]:
         return {gap: revisit.compare(films, self.groups, self.plan[gap]) for gap in self.gaps}
@@ -217,8 +216,8 @@ def switching(bench: Bench, arguments: argparse.Namespace, results: Results) -> 
     runs = {"truth": lambda: [draw(take) for take in takes]}
     for mode in arguments.modes:
         runs[mode] = partial(bench.film, [replace(take, switch=mode) for take in takes], f"switch, {mode}")
-    for label, shoot in runs.items():
-        films = shoot()
+    for label, take_all in runs.items():
+        films = take_all()
         for name, latency in prompts.latencies(probe, takes, films).items():
             results.add("switch", f"{label}: {name}", asdict(latency))
         if label != "truth":

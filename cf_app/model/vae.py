@@ -198,6 +198,10 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
         """The decoder's state before the first latent frame (None stands for zeros)."""
         return None
 
+    def forward(self, latents: Tensor) -> Tensor:
+        """`decode` from the start, pictures alone: wrappers for many devices hook in here."""
+        return self.decode(latents)[0]
+
     def decode(self, latents: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Normalised latents [B, C, F, Y, X] to (pixel frames [B, 3, 4 F, H, W] in [-1, 1], the next state).
 

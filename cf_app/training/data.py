@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..machine import bfloat16_pays
 from ..model.vae import TinyVideoAutoencoder
 from .grammar import ATTRIBUTES, CAMERAS, Scene, describe, scene_labels
 from .world import FPS, World, render
@@ -97,7 +98,7 @@ def make_shard(path: Path, vae: TinyVideoAutoencoder, videos: int, chunks: int, 
     for _ in range(videos):
         cues = cues_of(rng)
         world = World.sample(rng, cues, chunks * CHUNK_SECONDS)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16_pays(vae.device)):
             latents.append(vae.encode(draw_video(world, chunks))[0].transpose(0, 1).half())
         labels.append([scene_labels(world.scene_at(i * CHUNK_SECONDS)) for i in range(chunks)])
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,9 +16,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ..machine import mixed_precision
 from ..memory.policy import SlowFast
 from ..model.vae import TinyVideoAutoencoder
-from .autoencoder import decoder_optimizers, load_autoencoder, psnr, reconstruction_loss, strip
+from .autoencoder import decoder_optimizers, grown, load_autoencoder, psnr, reconstruction_loss, strip
 from .data import CHUNK_FRAMES, CHUNK_LATENTS, CHUNK_SECONDS
 from .grammar import Scene, describe
 from .loop import Budget, Run
@@ -32,20 +33,22 @@ from .world import FPS, World, render
 @dataclass(frozen=True)
 class DecoderTraining:
     """`clips` of `chunks` chunks a step from a pool of `pool`, among them the newest; a new one comes every `renew`
-    steps, and `goes_on` of them keep their camera. Of each clip a square of `crop` pixels is seen: of `tries` random
-    ones that in which most changes, because edges that move are what the latents keep least of. `level` is the noise
-    level of the student's last pass; `true` of the clips are decoded from true latents, so that nothing is unlearnt.
+    steps, and `goes_on` of them keep their camera. Of each clip `window` latent frames and a square of `crop` latent
+    cells are seen: of `tries` random places that in which most changes, because edges that move are what the latents
+    keep least of. `level` is the noise level of the student's last pass; `true` of the clips are decoded from true
+    latents, so that nothing is unlearnt.
     """
 
     budget: Budget
     level: float
-    clips: int = 3
+    clips: int = 4
     renew: int = 2
     chunks: int = 2
     pool: int = 240
-    crop: int = 64
+    window: int = 3
+    crop: int = 8
     tries: int = 3
-    true: float = 0.25
+    true: float = 0.4
     goes_on: float = 0.7
     muon_rate: float = 1e-3
     adam_rate: float = 3e-4
@@ -61,17 +64,21 @@ class Example:
     latents: Tensor
     left: Tensor
 
-    def crop(self, size: int, rng: random.Random, cell: int, true: bool, tries: int = 1) -> tuple[Tensor, Tensor]:
-        """A square of the pixel frames, `size` pixels wide, and of the true latents or those left.
+    def crop(self, config: DecoderTraining, rng: random.Random, true: bool) -> tuple[Tensor, Tensor]:
+        """The pixel frames of a busy place, and the true latents there or those left."""
+        place = busy_place(self.latents, config, rng)
+        scales = [a // b for a, b in zip(self.frames.shape[1:], self.latents.shape[1:], strict=True)]
+        seen = [slice(scale * part.start, scale * part.stop) for scale, part in zip(scales, place, strict=True)]
+        return self.frames[(slice(None), *seen)], (self.latents if true else self.left)[(slice(None), *place)]
 
-        Of `tries` random ones it is the square in which most changes from frame to frame.
-        """
-        heights, widths = (range(0, side * cell - size + 1, cell) for side in self.latents.shape[-2:])
-        change = self.frames.diff(dim=1).abs().sum((0, 1))
-        y, x = max(((rng.choice(heights), rng.choice(widths)) for _ in range(tries)),
-                   key=lambda corner: float(change[corner[0]:corner[0] + size, corner[1]:corner[1] + size].sum()))
-        latents = (self.latents if true else self.left)[..., y // cell:(y + size) // cell, x // cell:(x + size) // cell]
-        return self.frames[..., y:y + size, x:x + size], latents
+
+def busy_place(latents: Tensor, config: DecoderTraining, rng: random.Random) -> tuple[slice, slice, slice]:
+    """A window and square of `latents` [C, F, Y, X]: of `tries` random ones that in which most changes over time."""
+    sides = (min(config.window, latents.shape[1]), config.crop, config.crop)
+    places = [tuple(slice(start := rng.randrange(whole - side + 1), start + side)
+                    for whole, side in zip(latents.shape[1:], sides, strict=True)) for _ in range(config.tries)]
+    best = max(places, key=lambda place: float(latents[(slice(None), *place)].diff(dim=1).abs().sum()))
+    return best[0], best[1], best[2]
 
 
 @torch.no_grad()
@@ -106,10 +113,10 @@ def draw_example(rng: random.Random, vae: TinyVideoAutoencoder, student: Student
     return Example(frames, latents[0], as_left(student, latents, prompts, config.level)[0])
 
 
-def batch(pool: list[Example], rng: random.Random, config: DecoderTraining, cell: int) -> tuple[Tensor, Tensor]:
+def batch(pool: list[Example], rng: random.Random, config: DecoderTraining) -> tuple[Tensor, Tensor]:
     """Pixel frames [B, 3, P, H, W] and latents [B, C, F, Y, X] of the newest and of random examples."""
     chosen = [pool[-1], *rng.choices(pool, k=config.clips - 1)]
-    pairs = [example.crop(config.crop, rng, cell, rng.random() < config.true, config.tries) for example in chosen]
+    pairs = [example.crop(config, rng, rng.random() < config.true) for example in chosen]
     return torch.stack([frames for frames, _ in pairs]), torch.stack([latents for _, latents in pairs])
 
 
@@ -124,38 +131,39 @@ def held_out(vae: TinyVideoAutoencoder, examples: list[Example]) -> dict[str, fl
 
 def train_decoder(vae: Path, student: Path, folder: Path, config: DecoderTraining) -> TinyVideoAutoencoder:
     """Trains (or resumes) the decoder of the autoencoder in `vae` on what the student in `student` leaves; writes
-    `folder/vae`. Its log tells the held-out PSNR before and after."""
-    accelerator = Accelerator(mixed_precision="bf16")
+    `folder/vae`. Its log tells the held-out PSNR before and after. A decoder of fewer stages grows (`grown`)."""
+    accelerator = Accelerator(mixed_precision=mixed_precision())
     torch.manual_seed(config.seed * 1000 + accelerator.process_index)
-    raw, artist = load_autoencoder(vae).float(), Student.load(student).eval().requires_grad_(False)
+    raw, artist = grown(load_autoencoder(vae).float()), Student.load(student).eval().requires_grad_(False)
     optimizers = decoder_optimizers(raw, config.muon_rate, config.adam_rate)
     model, *prepared = accelerator.prepare(raw, *optimizers)
-    run = Run(accelerator, folder, config.budget)
+    run, pool = Run(accelerator, folder, config.budget), list[Example]()
     accelerator.register_for_checkpointing(run)
     run.resume()
     draw = partial(draw_example, vae=raw, student=artist, config=config)
     unseen = random.Random(config.seed + 77_000)
     kept = [draw(unseen) for _ in range(config.held_out)]
     run.log(**held_out(raw, kept))
-    rng, pool = random.Random(f"{config.seed} {accelerator.process_index} {run.step}"), list[Example]()
+    rng = random.Random(f"{config.seed} {accelerator.process_index} {run.step}")
     for step in run.steps():
         run.schedule(optimizers, [config.muon_rate, config.adam_rate], decay=.6)
         if not pool or step % config.renew == 0:
             pool = [*pool, draw(rng)][-config.pool:]
-        frames, latents = batch(pool, rng, config, raw.spatial_scale)
+        frames, latents = batch(pool, rng, config)
         with accelerator.autocast():
-            decoded, _ = raw.decode(latents)
-        loss = reconstruction_loss(frames, decoded.float())
+            decoded = model(latents).float()
+        loss = reconstruction_loss(frames, decoded)
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in prepared:
             optimizer.step()
             optimizer.zero_grad()
         if step % 25 == 0:
-            run.log(loss=loss.detach(), psnr=psnr(frames, decoded.detach().float()))
+            run.log(loss=loss.detach(), psnr=psnr(frames, decoded.detach()))
     run.log(**held_out(raw, kept))
     with torch.no_grad():
         strip(torch.stack([example.frames for example in kept[:4]]),
               torch.cat([raw.decode(example.left[None])[0] for example in kept[:4]]), folder / "held_out.png")
-    raw.save_pretrained(folder / "vae")
+    if accelerator.is_main_process:
+        raw.save_pretrained(folder / "vae")
     return raw

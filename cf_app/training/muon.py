@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from ..machine import bfloat16_pays
+
 
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     """The nearest (semi-)orthogonal matrix, approximately: quintic Newton-Schulz, [rows, columns] in and out."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix.bfloat16()
+    x = matrix.bfloat16() if bfloat16_pays(matrix.device) else matrix.float()
     wide = x.shape[0] <= x.shape[1]
     x = x if wide else x.T
     x = x / (x.norm() + 1e-7)

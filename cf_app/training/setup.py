@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from ..machine import mixed_precision
 from .loop import Budget, Ema, Run
 from .student import Student
 
@@ -81,7 +82,7 @@ def learner(accelerator: Accelerator, network: Student, rates: Rates) -> Learner
 
 def set_up(folder: Path, budget: Budget, seed: int, *networks: tuple[Student, Rates]) -> Stage:
     """Prepares `networks` for training in `folder` and resumes what was interrupted there."""
-    accelerator = Accelerator(mixed_precision="bf16")
+    accelerator = Accelerator(mixed_precision=mixed_precision())
     torch.manual_seed(seed * 1000 + accelerator.process_index)
     learners = [learner(accelerator, network, rates) for network, rates in networks]
     run = Run(accelerator, folder, budget)
