@@ -15,7 +15,7 @@ import cf_app
 from cf_app.cli import main
 from cf_app.config import Geometry
 from cf_app.evaluation import clips, drift, prompts, revisit
-from cf_app.evaluation.films import Film, Take, draw, recoded, shoot, with_steps, world_of
+from cf_app.evaluation.films import Film, Studio, Take, draw, recoded, shoot, with_steps, world_of
 from cf_app.evaluation.probe import Probe, save_probe
 from cf_app.evaluation.proofs import policies, tau_sweep
 from cf_app.evaluation.report import table
@@ -183,7 +183,10 @@ def test_films_depend_on_seed_policy_and_steps_alone() -> None:
     assert len(engine.schedule) == 4 and with_steps(engine, 7).config.sampler.timesteps[-1] == 143
     with pytest.raises(ValueError, match="1 to 100"):
         with_steps(engine, 0)
-    assert recoded(engine, take).frames[30].shape == (80, 128, 3)
+    studio = Studio(lambda: engine)
+    assert np.array_equal(next(studio.films([take])).frames[30], film.frames[30])
+    through = next(studio.films([take], recoded)).frames[30]
+    assert through.shape == (80, 128, 3) and np.array_equal(through, recoded(engine, take).frames[30])
 
 
 def test_a_tau_sweep_promotes_evenly_spaced_parts() -> None:
