@@ -107,6 +107,14 @@ def test_truncated_and_foreign_session_files(engine: Engine, tmp_path: Path) -> 
     other = tiny_engine(layers=3)
     with pytest.raises(ValueError, match="of another model"):
         other.load_session(path)
+    decoder = session.decoder
+    assert decoder is not None
+    session.decoder = decoder[:-1]  # as of a decoder with fewer blocks
+    session.save(path)
+    with pytest.raises(ValueError, match=r"session\.safetensors is .*of another model.*decoder keeps frames of"):
+        engine.load_session(path)
+    session.decoder = decoder
+    session.save(path)
     with pytest.raises(ValueError, match="is a session of the model"):
         tiny_engine(name="other").load_session(path)
     path.write_bytes(path.read_bytes()[:-100])

@@ -47,6 +47,10 @@ def test_streamed_equals_whole(vae: WanVideoAutoencoder) -> None:
         assert pictures.shape[2] == vae.temporal_scale * chunk.shape[2]
         parts.append(pictures)
         state = after
+    vae.check_state(None)
+    vae.check_state(state)
+    with pytest.raises(ValueError, match="decoder keeps frames of"):
+        vae.check_state((state or ())[:-1])
     streamed = torch.cat(parts, 2)[:, :, vae.temporal_scale - 1 :]
     torch.testing.assert_close(streamed, whole.clamp(-1, 1), atol=1e-5, rtol=0)
     first = torch.cat(parts, 2)[:, :, : vae.temporal_scale]

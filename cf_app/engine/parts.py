@@ -32,6 +32,10 @@ class VideoAutoencoder(Protocol):
         """State before the first latent frame."""
         ...
 
+    def check_state(self, state: DecoderState) -> None:
+        """Raises ValueError where ``state`` is of another decoder."""
+        ...
+
     def decode(self, latents: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """[B, C, F, Y, X] -> [B, 3, temporal_scale * F, H, W] in [-1, 1], and the next state."""
         ...

@@ -121,7 +121,9 @@ def _decoder(tensors: dict[str, Tensor], length: int | None, engine: Engine) -> 
     if length is None:
         return None
     found = (tensors.get(f"decoder.{index}") for index in range(length))
-    return tuple(None if tensor is None else tensor.to(engine.device) for tensor in found)
+    state = tuple(None if tensor is None else tensor.to(engine.device) for tensor in found)
+    engine.vae.check_state(state)
+    return state
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -198,6 +198,12 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
         """The decoder's state before the first latent frame (None stands for zeros)."""
         return None
 
+    def check_state(self, state: State | None) -> None:
+        """Raises ValueError where `state` is not one of this decoder's, as after a change of its sizes."""
+        keeps = [layer.conv[0].in_channels // 2 for layer in self.decoder if isinstance(layer, MemBlock)]
+        if state is not None and (has := [part.shape[1] for part in state]) != keeps:
+            raise ValueError(f"its decoder keeps frames of {has} channels, this one of {keeps}")
+
     def forward(self, latents: Tensor) -> Tensor:
         """`decode` from the start, pictures alone: wrappers for many devices hook in here."""
         return self.decode(latents)[0]

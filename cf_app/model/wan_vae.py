@@ -35,6 +35,12 @@ class WanVideoAutoencoder:
         """Before the first latent frame."""
         return None
 
+    def check_state(self, state: State) -> None:
+        """Raises ValueError where ``state`` is not one of this decoder's."""
+        keeps: int = self.vae._cached_conv_counts["decoder"]
+        if state is not None and len(state) != keeps:
+            raise ValueError(f"its decoder keeps frames of {len(state)} convolutions, this one of {keeps}")
+
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
         """Pixel frames [B, 3, P, H, W] in [-1, 1] to normalised latents [B, C, P / 4, Y, X], float32.
