@@ -86,10 +86,14 @@ def test_a_decoder_of_fewer_stages_gives_its_first_ones_to_a_grown_one() -> None
     assert all(torch.equal(a, b) for a, b in zip(grown(larger).parameters(), larger.parameters(), strict=True))
 
 
-def test_an_encoder_of_other_sizes_can_not_grow() -> None:
+@pytest.mark.parametrize("sizes", [
+    {"latent_channels": 8, "linear": True, "encoder_widths": (), "encoder_time": (), "encoder_space": (),
+     "encoder_blocks": ()},
+    {},
+], ids=["linear path", "convolutions"])
+def test_an_encoder_of_other_sizes_can_not_grow(sizes: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="keeps its encoder"):
-        grown(TinyVideoAutoencoder(latent_channels=8, linear=True, encoder_widths=(), encoder_time=(),
-                                   encoder_space=(), encoder_blocks=()))
+        grown(TinyVideoAutoencoder(**sizes))
 
 
 def small_stage(folder: Path) -> tuple[TinyVideoAutoencoder, Student]:

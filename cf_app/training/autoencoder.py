@@ -61,12 +61,15 @@ def grown(vae: TinyVideoAutoencoder) -> TinyVideoAutoencoder:
     """An autoencoder of the embedded sizes that begins with every layer of `vae` that fits; the encoder must.
 
     A decoder of fewer stages so gives its first ones to one of more; its last layer begins at zero.
+
+    Raises:
+        ValueError: the encoder or the linear path is of other sizes.
     """
     new, trained = embedded_autoencoder(), vae.state_dict()
     sizes = {name: p.shape for name, p in new.state_dict().items()}
-    new.load_state_dict({name: p for name, p in trained.items() if sizes.get(name) == p.shape}, strict=False)
-    if any(sizes[name] != p.shape for name, p in trained.items() if not name.startswith("decoder.")):
+    if any(sizes.get(name) != p.shape for name, p in trained.items() if not name.startswith("decoder.")):
         raise ValueError("the encoder is not of the embedded sizes: a decoder that grows keeps its encoder")
+    new.load_state_dict({name: p for name, p in trained.items() if sizes.get(name) == p.shape}, strict=False)
     return new
 
 
@@ -214,8 +217,9 @@ def finish(vae: TinyVideoAutoencoder, folder: Path, config: AutoencoderTraining,
     frames = torch.stack([draw_clip(rng, config.pixel_frames) for _ in range(32)])
     decoded = torch.cat([vae.decode(vae.encode(part))[0] for part in frames.split(4)])
     run.log(held_out_psnr=psnr(frames, decoded))
-    strip(frames[:4], decoded[:4], folder / "held_out.png")
-    vae.save_pretrained(folder / "vae")
+    if run.accelerator.is_main_process:
+        strip(frames[:4], decoded[:4], folder / "held_out.png")
+        vae.save_pretrained(folder / "vae")
     return vae
 
 

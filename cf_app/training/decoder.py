@@ -161,9 +161,9 @@ def train_decoder(vae: Path, student: Path, folder: Path, config: DecoderTrainin
         if step % 25 == 0:
             run.log(loss=loss.detach(), psnr=psnr(frames, decoded.detach()))
     run.log(**held_out(raw, kept))
-    with torch.no_grad():
-        strip(torch.stack([example.frames for example in kept[:4]]),
-              torch.cat([raw.decode(example.left[None])[0] for example in kept[:4]]), folder / "held_out.png")
     if accelerator.is_main_process:
+        with torch.no_grad():
+            strip(torch.stack([example.frames for example in kept[:4]]),
+                  torch.cat([raw.decode(example.left[None])[0] for example in kept[:4]]), folder / "held_out.png")
         raw.save_pretrained(folder / "vae")
     return raw
