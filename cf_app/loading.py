@@ -11,12 +11,14 @@ import torch
 from safetensors import SafetensorError
 
 from cf_app import hub
+from cf_app.model.patch_vae import PatchVideoAutoencoder
 from cf_app.model.taehv import load_taehv
 from cf_app.model.text_encoder import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderModel
 from cf_app.model.vae import TinyVideoAutoencoder
 from cf_app.model.wan_vae import AutoencoderKLWan, WanVideoAutoencoder
 
-Autoencoder = TinyVideoAutoencoder | WanVideoAutoencoder
+Autoencoder = PatchVideoAutoencoder | TinyVideoAutoencoder | WanVideoAutoencoder
+_OURS = {kind.__name__: kind for kind in (PatchVideoAutoencoder, TinyVideoAutoencoder)}
 
 
 def load_decoder(folder: Path, device: torch.device, dtype: torch.dtype) -> Autoencoder:
@@ -24,12 +26,12 @@ def load_decoder(folder: Path, device: torch.device, dtype: torch.dtype) -> Auto
     if folder.is_file():
         return load_taehv(folder, dtype).to(device, memory_format=torch.channels_last)
     name = read_json(folder / "config.json").get("_class_name")
-    if name == "TinyVideoAutoencoder":
-        vae = load_module(TinyVideoAutoencoder, folder, dtype).to(device)
+    if name in _OURS:
+        vae: PatchVideoAutoencoder | TinyVideoAutoencoder = load_module(_OURS[name], folder, dtype).to(device)
         return vae.to(memory_format=torch.channels_last)
     if name == "AutoencoderKLWan":
         return WanVideoAutoencoder(load_module(AutoencoderKLWan, folder, dtype).to(device))
-    expected = "TinyVideoAutoencoder or AutoencoderKLWan"
+    expected = f"{', '.join(_OURS)} or AutoencoderKLWan"
     raise ValueError(f"{folder / 'config.json'} names the class {name!r}, expected {expected}")
 
 

@@ -14,9 +14,19 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
+from cf_app.model.patch_vae import PatchVideoAutoencoder
 from cf_app.model.vae import TinyVideoAutoencoder
-from cf_app.training.autoencoder import grown, load_autoencoder
-from cf_app.training.decoder import DecoderTraining, Example, as_left, busy_place, draw_example, train_decoder
+from cf_app.training.autoencoder import load_autoencoder
+from cf_app.training.decoder import (
+    DecoderTraining,
+    Example,
+    as_left,
+    busy_place,
+    crisp_loss,
+    draw_example,
+    signed,
+    train_decoder,
+)
 from cf_app.training.loop import Budget
 from cf_app.training.losses import predicted_x0
 from cf_app.training.student import Student
@@ -28,39 +38,58 @@ class Constant(Student):
     def __init__(self, value: float) -> None:
         source = Student.embedded()
         super().__init__(source.transformer, source.text_encoder)
-        self.value, self.levels = value, list[float]()
+        self.value, self.levels, self.cleaned = value, list[float](), list[Tensor]()
 
     def flow(self, x: Tensor, sigma: Tensor, text: object, context: object) -> Tensor:
         super().flow(x, sigma, text, context)  # type: ignore[arg-type]  # the memory wants its keys and values
         self.levels.append(round(float(sigma[0]), 3))
+        if not self.levels[-1]:
+            self.cleaned.append(x.clone())
         return torch.full_like(x, self.value)
 
 
-def test_what_is_left_is_the_students_last_pass_over_a_true_memory() -> None:
+@pytest.mark.parametrize("levels", [(0.4,), (0.7, 0.4)], ids=["last pass", "last two passes"])
+def test_what_is_left_is_the_students_last_passes_over_a_memory_of_what_it_left(levels: tuple[float, ...]) -> None:
     student, latents = Constant(2.0), torch.randn(1, 16, 6, 10, 16)
+    truth = latents.clone()
     torch.manual_seed(0)
-    left = as_left(student, latents, [["a red ball", "a blue ball"]], 0.4)
-    assert student.levels == [0.4, 0.0, 0.4, 0.0], "a pass at its last level, then a clean one, for each chunk"
+    left = as_left(student, latents, [["a red ball", "a blue ball"]], levels)
+    assert student.levels == [*levels, 0.0] * 2, "its last passes, then a clean one, for each chunk"
+    assert torch.equal(latents, truth)
     torch.manual_seed(0)
     for chunk in range(2):
-        part = slice(3 * chunk, 3 * chunk + 3)
-        noisy = 0.6 * latents[:, :, part] + 0.4 * torch.randn_like(latents[:, :, part])
-        expected = predicted_x0(noisy, torch.full_like(noisy, 2.0), torch.tensor([0.4]))
-        torch.testing.assert_close(left[:, :, part], expected)
+        x = truth[:, :, 3 * chunk:3 * chunk + 3]
+        for level in levels:
+            noisy = (1 - level) * x + level * torch.randn_like(x)
+            x = predicted_x0(noisy, torch.full_like(noisy, 2.0), torch.tensor([level]))
+        torch.testing.assert_close(left[:, :, 3 * chunk:3 * chunk + 3], x)
+        assert torch.equal(student.cleaned[chunk], left[:, :, 3 * chunk:3 * chunk + 3]), "memory is of what it left"
 
 
 def settings(**changes: object) -> DecoderTraining:
-    return replace(DecoderTraining(Budget(steps=1), 0.4), **changes)  # type: ignore[arg-type]
+    return replace(DecoderTraining(Budget(steps=1), (0.7, 0.4)), **changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("true", [True, False])
 def test_a_crop_shows_the_same_square_and_moment_of_pixels_and_latents(true: bool) -> None:
     cells = torch.arange(4 * 10 * 16.).reshape(1, 4, 10, 16)
-    frames = nn.functional.interpolate(cells[None], scale_factor=(4, 8, 8))[0].expand(3, -1, -1, -1)
-    example = Example(frames, cells, cells + 1000)
+    pixels = nn.functional.interpolate(cells[None] % 256, scale_factor=(4, 8, 8))[0].expand(3, -1, -1, -1).byte()
+    example = Example(pixels, cells, cells + 1024)
     square, latents = example.crop(settings(crop=6, window=2), random.Random(1), true)
     assert square.shape == (3, 8, 48, 48) and latents.shape == (1, 2, 6, 6)
-    assert torch.equal(square[0, ::4, ::8, ::8] + (0 if true else 1000), latents[0])
+    assert bool((latents < 1024).all()) == true
+    torch.testing.assert_close((square[0, ::4, ::8, ::8] + 1) * 127.5, latents[0] % 256, atol=1e-3, rtol=0)
+
+
+def test_the_loss_prefers_one_of_two_colours_to_their_mean_and_flat_areas_to_the_last_level() -> None:
+    could_be = torch.tensor([-0.5, 0.5]).view(2, 1, 1, 1, 1).expand(2, 3, 1, 4, 4)
+    mean, one, other = (float(crisp_loss(could_be, torch.full_like(could_be, shown))) for shown in (0.0, 0.5, -0.5))
+    assert one == pytest.approx(other) and one < 0.85 * mean
+    off = [float(crisp_loss(could_be, could_be + levels / 127.5)) for levels in (0, 4, 40, 44)]
+    assert off[1] - off[0] > 2 * (off[3] - off[2]) > 0
+    edge = torch.zeros(1, 3, 1, 4, 4)
+    edge[..., 2:] = 1
+    assert float(crisp_loss(edge, edge.flip(-1))) > float(crisp_loss(torch.zeros_like(edge), torch.ones_like(edge)))
 
 
 def test_the_busiest_of_many_places_is_the_one_in_which_something_moves() -> None:
@@ -71,32 +100,7 @@ def test_the_busiest_of_many_places_is_the_one_in_which_something_moves() -> Non
     assert place[0] in (slice(3, 5), slice(4, 6))
 
 
-def test_a_decoder_of_fewer_stages_gives_its_first_ones_to_a_grown_one() -> None:
-    small = TinyVideoAutoencoder(
-        latent_channels=16, patch_size=4, linear=True, encoder_widths=(), encoder_time=(), encoder_space=(),
-        encoder_blocks=(), decoder_widths=(128, 64, 64), decoder_time=(1, 2, 2), decoder_space=(2, 1, 1),
-        decoder_blocks=(3, 2, 3), decoder_out=64)
-    larger, frames = grown(small), torch.rand(1, 3, 8, 32, 32) * 2 - 1
-    latents = small.encode(frames)
-    assert torch.equal(larger.encode(frames), latents)
-    assert torch.equal(larger.decoder[1](latents[:, :, 0]), small.decoder[1](latents[:, :, 0]))
-    assert torch.equal(larger.state_dict()["decoder.16.conv.4.weight"], small.state_dict()["decoder.16.conv.4.weight"])
-    linear = larger.code.decode(latents[0].transpose(0, 1)).clamp(-1, 1)
-    assert torch.equal(larger.decode(latents)[0][0].transpose(0, 1), linear), "its last layer begins at zero"
-    assert all(torch.equal(a, b) for a, b in zip(grown(larger).parameters(), larger.parameters(), strict=True))
-
-
-@pytest.mark.parametrize("sizes", [
-    {"latent_channels": 8, "linear": True, "encoder_widths": (), "encoder_time": (), "encoder_space": (),
-     "encoder_blocks": ()},
-    {},
-], ids=["linear path", "convolutions"])
-def test_an_encoder_of_other_sizes_can_not_grow(sizes: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="keeps its encoder"):
-        grown(TinyVideoAutoencoder(**sizes))
-
-
-def small_stage(folder: Path) -> tuple[TinyVideoAutoencoder, Student]:
+def small_stage(folder: Path) -> tuple[PatchVideoAutoencoder, Student]:
     """What the stages before it leave: the shipped autoencoder, and a student that has not learnt anything."""
     AcceleratorState._reset_state(reset_partial_state=True)  # as in a process of its own
     vae = load_autoencoder(Path(__file__).parents[1] / "weights" / "vae").float()
@@ -114,16 +118,22 @@ def logged(folder: Path, name: str) -> list[float]:
 
 def test_it_undoes_what_the_student_leaves_and_keeps_the_encoder(tmp_path: Path) -> None:
     vae, student = small_stage(tmp_path)
-    config = settings(budget=Budget(steps=40), crop=3, held_out=3, chunks=1, muon_rate=2e-3, adam_rate=1e-3)
+    config = settings(budget=Budget(steps=40), clips=4, crop=3, held_out=3, chunks=1)
     example = draw_example(random.Random(1), vae, student, config)
     assert float((example.left - example.latents).square().mean()) > 0.05
     trained = train_decoder(tmp_path / "vae", tmp_path / "student", tmp_path / "decoder", config)
     before, after = logged(tmp_path / "decoder", "held_out_left_psnr")
     assert after > before + 0.05
     again = load_autoencoder(tmp_path / "decoder" / "vae")
-    frames = example.frames[None]
+    frames = signed(example.frames)[None]
     assert torch.equal(again.encode(frames), vae.encode(frames)), "latents mean what they did"
     assert torch.equal(again.decode(example.latents[None])[0], trained.decode(example.latents[None])[0])
+
+
+def test_an_autoencoder_of_another_kind_is_named(tmp_path: Path) -> None:
+    TinyVideoAutoencoder().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds a TinyVideoAutoencoder, expected a PatchVideoAutoencoder"):
+        load_autoencoder(tmp_path)
 
 
 TWO = """
@@ -134,7 +144,7 @@ from cf_app.training.decoder import DecoderTraining, train_decoder
 from cf_app.training.loop import Budget
 torch.set_num_threads(1)
 folder, rank = Path(sys.argv[1]), os.environ["RANK"]
-config = DecoderTraining(Budget(steps=2), 0.4, clips=1, crop=3, chunks=1, held_out=1, adam_rate=1e-2)
+config = DecoderTraining(Budget(steps=2), (0.4,), clips=1, crop=3, chunks=1, held_out=1, adam_rate=1e-2)
 decoder = train_decoder(folder / "vae", folder / "student", folder / "decoder", config)
 whole = train_autoencoder(folder / "autoencoder", AutoencoderTraining(Budget(steps=2), fit_clips=4, clips=1, crop=16))
 torch.save([decoder.state_dict(), whole.state_dict()], folder / f"{rank}.pt")

@@ -14,7 +14,7 @@ from torch import nn
 
 from cf_app.cli import main
 from cf_app.memory.policy import SlowFast
-from cf_app.model.vae import TinyVideoAutoencoder
+from cf_app.model.patch_vae import PatchVideoAutoencoder
 from cf_app.training.data import LatentVideos, look_away_starts, make_shard, shared_cues
 from cf_app.training.grammar import CAMERAS
 from cf_app.training.loop import Budget, Ema, Run, learning_rate_factor
@@ -172,9 +172,7 @@ def test_cues_of_every_kind_can_be_drawn_for_any_length(kind: str, chunks: int) 
 
 
 def test_cameras_that_sweep_away_are_walked_together_and_their_new_views_promoted(tmp_path: Path) -> None:
-    vae = TinyVideoAutoencoder(latent_channels=4, patch_size=4, linear=True, encoder_widths=(), encoder_time=(),
-                               encoder_space=(), encoder_blocks=(), decoder_widths=(8,), decoder_time=(4,),
-                               decoder_space=(2,), decoder_blocks=(1,), decoder_out=8)
+    vae = PatchVideoAutoencoder(latent_channels=4, width=8, blocks=1)
     make_shard(tmp_path / "a.safetensors", vae, 2, 9, seed=1)
     make_shard(tmp_path / "b.safetensors", vae, 3, 9, seed=2, kind="away")
     videos = LatentVideos(tmp_path)

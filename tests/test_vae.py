@@ -1,24 +1,37 @@
-"""The autoencoder: streaming equals the whole, state is never changed in place, bad input is named."""
+"""The autoencoders: streaming equals the whole, state is never changed in place, bad input is named."""
 from __future__ import annotations
 
 import pytest
 import torch
 
+from cf_app.model.patch_vae import PatchVideoAutoencoder
 from cf_app.model.vae import TinyVideoAutoencoder
-from cf_app.training.autoencoder import embedded_autoencoder
+
+Vae = PatchVideoAutoencoder | TinyVideoAutoencoder
 
 
-@pytest.fixture(scope="module")
-def vae() -> TinyVideoAutoencoder:
-    torch.manual_seed(0)
-    model = embedded_autoencoder().eval()
-    torch.nn.init.normal_(model.decoder[-1].weight, std=0.05)  # training starts it at zero
+def tiny() -> TinyVideoAutoencoder:
+    """The taehv kind at a toy size: 8 pixels, 4 frames and 16 channels to a latent cell, too."""
+    model = TinyVideoAutoencoder(
+        patch_size=2, encoder_widths=(8, 8), encoder_time=(2, 2), encoder_space=(2, 2), encoder_blocks=(1, 1),
+        decoder_widths=(8, 8), decoder_time=(2, 2), decoder_space=(2, 2), decoder_blocks=(1, 1), decoder_out=8).eval()
     model.register_to_config(latents_mean=[0.1] * 16, latents_std=[0.7] * 16)
     return model
 
 
+@pytest.fixture(scope="module", params=["patch", "tiny"])
+def vae(request: pytest.FixtureRequest) -> Vae:
+    torch.manual_seed(0)
+    if request.param == "tiny":
+        return tiny()
+    model = PatchVideoAutoencoder(width=24, blocks=3).eval()
+    for layer in (model.decoder.leave, *(block.down for block in model.decoder.blocks)):
+        torch.nn.init.normal_(layer.weight, std=0.05)  # training starts them at zero
+    return model
+
+
 @torch.no_grad()
-def test_streamed_decode_equals_whole_decode(vae: TinyVideoAutoencoder) -> None:
+def test_streamed_decode_equals_whole_decode(vae: Vae) -> None:
     latents = torch.randn(2, 16, 7, 4, 6)
     whole, last = vae.decode(latents, vae.initial_state(2))
     state, parts = vae.initial_state(2), []
@@ -32,7 +45,7 @@ def test_streamed_decode_equals_whole_decode(vae: TinyVideoAutoencoder) -> None:
 
 
 @torch.no_grad()
-def test_decode_leaves_its_state_alone_so_a_fork_replays(vae: TinyVideoAutoencoder) -> None:
+def test_decode_leaves_its_state_alone_so_a_fork_replays(vae: Vae) -> None:
     _, state = vae.decode(torch.randn(1, 16, 3, 4, 6))
     kept = [part.clone() for part in state]
     chunk = torch.randn(1, 16, 3, 4, 6)
@@ -44,35 +57,52 @@ def test_decode_leaves_its_state_alone_so_a_fork_replays(vae: TinyVideoAutoencod
 
 
 @torch.no_grad()
-def test_the_past_matters(vae: TinyVideoAutoencoder) -> None:
+def test_the_past_matters(vae: Vae) -> None:
     _, state = vae.decode(torch.randn(1, 16, 3, 4, 6))
     chunk = torch.randn(1, 16, 3, 4, 6)
     assert not torch.equal(vae.decode(chunk, state)[0], vae.decode(chunk, None)[0])
 
 
 @torch.no_grad()
-def test_encode_is_normalised_by_the_config(vae: TinyVideoAutoencoder) -> None:
-    frames = torch.rand(1, 3, 8, 32, 48) * 2 - 1
-    normalised = vae.encode(frames)
-    plain = embedded_autoencoder().eval()
+def test_encode_is_normalised_by_the_config() -> None:
+    vae, frames = tiny(), torch.rand(1, 3, 8, 32, 48) * 2 - 1
+    normalised, plain = vae.encode(frames), tiny()
     plain.load_state_dict(vae.state_dict())
+    plain.register_to_config(latents_mean=None, latents_std=None)
     assert normalised.shape == (1, 16, 2, 4, 6)
     torch.testing.assert_close(normalised, (plain.encode(frames) - 0.1) / 0.7, atol=1e-5, rtol=1e-4)
 
 
-def test_a_broken_count_of_pixel_frames_is_named(vae: TinyVideoAutoencoder) -> None:
+def test_a_broken_count_of_pixel_frames_is_named(vae: Vae) -> None:
     with pytest.raises(ValueError, match=r"10 pixel frames: expected a multiple of 4"):
         vae.encode(torch.zeros(1, 3, 10, 32, 48))
 
 
-def test_save_and_load_keep_config_and_pictures(vae: TinyVideoAutoencoder, tmp_path) -> None:
+def test_save_and_load_keep_config_and_pictures(vae: Vae, tmp_path) -> None:
     vae.save_pretrained(tmp_path)
-    loaded = TinyVideoAutoencoder.from_pretrained(tmp_path)
+    loaded = type(vae).from_pretrained(tmp_path)
     latents = torch.randn(1, 16, 2, 4, 6)
     with torch.no_grad():
         torch.testing.assert_close(loaded.decode(latents)[0], vae.decode(latents)[0], atol=1e-5, rtol=1e-5)
     assert loaded.spatial_scale == 8
     assert loaded.temporal_scale == 4
+
+
+@torch.no_grad()
+def test_an_untrained_patch_decoder_gives_back_the_linear_code() -> None:
+    vae, frames = PatchVideoAutoencoder(), torch.rand(1, 3, 8, 16, 32) - 0.5
+    linear = vae.code.decode(vae.encode(frames)[0].transpose(0, 1)).clamp(-1, 1)
+    torch.testing.assert_close(vae(vae.encode(frames))[0].transpose(0, 1), linear)
+    blocks = vae.code.blocks(frames[0].transpose(0, 1))
+    assert torch.equal(vae.code.frames(blocks), frames[0].transpose(0, 1)), "a block's pixels come back to their places"
+
+
+def test_a_state_of_another_decoder_is_named(vae: Vae) -> None:
+    _, state = vae.decode(torch.randn(1, 16, 3, 4, 6))
+    vae.check_state(state)
+    vae.check_state(None)
+    with pytest.raises(ValueError, match="its decoder keeps frames of"):
+        vae.check_state(state[:-1])
 
 
 def test_default_sizes_are_those_of_taew2_1() -> None:

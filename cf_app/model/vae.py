@@ -1,10 +1,8 @@
 """A small causal video autoencoder of the taehv kind: 2-D convolutions, each block sees one past frame.
 
 The layer order and parameter names are those of TAEHV (github.com/madebyollin/taehv), so a config with its
-sizes loads `taew2_1` weights. The embedded model is smaller and has a linear path besides: a projection of each block
-of 4 x 8 x 8 pixels to its principal components and back, which the convolutions only refine (with few weights and
-little training, linear codes of flat pictures beat convolutional ones by far). Pixel values are in [-1, 1]; latents
-leave normalised per channel. Four pixel frames make one latent frame, the first too.
+sizes loads `taew2_1` weights. (The embedded model has an autoencoder of its own: `patch_vae`.) Pixel values are in
+[-1, 1]; latents leave normalised per channel. Four pixel frames make one latent frame, the first too.
 State (the past frames of a decode) is handed in and out and never changed in place, so a session can be forked.
 """
 from __future__ import annotations
@@ -66,30 +64,6 @@ class Clamp(nn.Module):
         return torch.tanh(x / 3) * 3
 
 
-class LinearCode(nn.Module):
-    """Blocks of `time` x `space` x `space` pixels to `channels` numbers and back, both linear; Clamp is not applied."""
-
-    def __init__(self, channels: int, time: int, space: int) -> None:
-        super().__init__()
-        self.time, self.space = time, space
-        size = 3 * time * space**2
-        self.to_latent, self.to_pixels = nn.Linear(size, channels), nn.Linear(channels, size)
-
-    def blocks(self, frames: Tensor) -> Tensor:
-        """Pixel frames [N * time, 3, H, W] to one row of numbers per block: [N, Y, X, 3 * time * space^2]."""
-        x = F.pixel_unshuffle(frames, self.space)
-        return x.reshape(-1, self.time * x.shape[1], *x.shape[2:]).movedim(1, -1)
-
-    def encode(self, frames: Tensor) -> Tensor:
-        """Pixel frames [N * time, 3, H, W] to [N, channels, Y, X]."""
-        return self.to_latent(self.blocks(frames)).movedim(-1, 1)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """[N, channels, Y, X] to pixel frames [N * time, 3, H, W]."""
-        x = self.to_pixels(latents.movedim(1, -1)).movedim(-1, 1)
-        return F.pixel_shuffle(x.reshape(-1, x.shape[1] // self.time, *x.shape[2:]), self.space)
-
-
 def _run(layers: nn.Sequential, x: Tensor, batch: int, state: State | None) -> tuple[Tensor, State]:
     """Runs `layers` over x [B*T, C, H, W]; `state` holds each MemBlock's last frame [B, C, H, W], None = zeros."""
     after: list[Tensor] = []
@@ -115,7 +89,6 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
             how many frames it joins, its spatial stride, its MemBlocks.
         decoder_widths, decoder_time, decoder_space, decoder_blocks: the same for the decoder, whose stages come
             before their upsampling; `decoder_out` is the width before the last layer.
-        linear: whether there is a linear path; an encoder without stages (empty widths) consists of it alone.
         latents_mean, latents_std: statistics over training videos, per channel (None: 0 and 1).
     """
 
@@ -126,22 +99,17 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
         encoder_space: tuple[int, ...] = (2, 2, 2), encoder_blocks: tuple[int, ...] = (3, 3, 3),
         decoder_widths: tuple[int, ...] = (256, 128, 64), decoder_time: tuple[int, ...] = (1, 2, 2),
         decoder_space: tuple[int, ...] = (2, 2, 2), decoder_blocks: tuple[int, ...] = (3, 3, 3), decoder_out: int = 64,
-        linear: bool = False, latents_mean: tuple[float, ...] | None = None,
-        latents_std: tuple[float, ...] | None = None,
+        latents_mean: tuple[float, ...] | None = None, latents_std: tuple[float, ...] | None = None,
     ) -> None:
         super().__init__()
         folded = 3 * patch_size**2
-        layers: list[nn.Module] = []
-        if encoder_widths:
-            width = encoder_widths[0]
-            layers = [_conv(folded, width), nn.ReLU()]
-            for n, time, space, blocks in zip(encoder_widths, encoder_time, encoder_space, encoder_blocks, strict=True):
-                layers += [TPool(width, time), _conv(width, n, space, bias=False)]
-                layers += [MemBlock(n, n) for _ in range(blocks)]
-                width = n
-            layers += [_conv(width, latent_channels)]
-        self.encoder = nn.Sequential(*layers)
-        self.code = LinearCode(latent_channels, self.temporal_scale, self.spatial_scale) if linear else None
+        width = encoder_widths[0]
+        layers: list[nn.Module] = [_conv(folded, width), nn.ReLU()]
+        for n, time, space, blocks in zip(encoder_widths, encoder_time, encoder_space, encoder_blocks, strict=True):
+            layers += [TPool(width, time), _conv(width, n, space, bias=False)]
+            layers += [MemBlock(n, n) for _ in range(blocks)]
+            width = n
+        self.encoder = nn.Sequential(*layers, _conv(width, latent_channels))
         width = decoder_widths[0]
         layers = [Clamp(), _conv(latent_channels, width), nn.ReLU()]
         after = (*decoder_widths[1:], decoder_out)
@@ -184,12 +152,8 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
             scale = self.temporal_scale
             raise ValueError(f"{count} pixel frames: expected a multiple of {scale}; drop or repeat the last ones")
         x = frames.transpose(1, 2).reshape(-1, 3, height, width).to(self.dtype)
-        z = torch.zeros((), device=x.device)
-        if len(self.encoder):
-            folded = F.pixel_unshuffle(x, self.config.patch_size).contiguous(memory_format=torch.channels_last)
-            z, _ = _run(self.encoder, folded, batch, None)
-        if self.code is not None:
-            z = z + self.code.encode(x)
+        folded = F.pixel_unshuffle(x, self.config.patch_size).contiguous(memory_format=torch.channels_last)
+        z, _ = _run(self.encoder, folded, batch, None)
         z = z.float().reshape(batch, -1, *z.shape[1:]).transpose(1, 2)
         mean, std = self._statistics(z)
         return (z - mean) / std
@@ -204,10 +168,6 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
         if state is not None and (has := [part.shape[1] for part in state]) != keeps:
             raise ValueError(f"its decoder keeps frames of {has} channels, this one of {keeps}")
 
-    def forward(self, latents: Tensor) -> Tensor:
-        """`decode` from the start, pictures alone: wrappers for many devices hook in here."""
-        return self.decode(latents)[0]
-
     def decode(self, latents: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Normalised latents [B, C, F, Y, X] to (pixel frames [B, 3, 4 F, H, W] in [-1, 1], the next state).
 
@@ -218,6 +178,4 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
         z = (latents * std + mean).transpose(1, 2).flatten(0, 1).to(self.dtype)
         x, after = _run(self.decoder, z.contiguous(memory_format=torch.channels_last), batch, state)
         x = F.pixel_shuffle(x.float(), self.config.patch_size)
-        if self.code is not None:
-            x = x + self.code.decode(z).float()
         return x.reshape(batch, -1, *x.shape[1:]).transpose(1, 2).clamp(-1, 1), after

@@ -169,8 +169,8 @@ def _decoder(arguments: argparse.Namespace) -> None:
     from .decoder import DecoderTraining, train_decoder
     from .student import student_levels
 
-    level = student_levels(timesteps=_timesteps(arguments))[-1]
-    config, out = DecoderTraining(_budget(arguments, 15), level, seed=arguments.seed), arguments.out
+    levels = student_levels(timesteps=_timesteps(arguments))[-2:]
+    config, out = DecoderTraining(_budget(arguments, 60), levels, seed=arguments.seed), arguments.out
     config = _changed(config, clips=2, held_out=2) if arguments.tiny else config
     train_decoder(out / "autoencoder" / "vae", _student(out, arguments.student), out / "decoder", config)
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..machine import bfloat16_pays
-from ..model.vae import TinyVideoAutoencoder
+from ..model.patch_vae import PatchVideoAutoencoder
 from .grammar import ATTRIBUTES, CAMERAS, Scene, describe, scene_labels
 from .world import FPS, World, render
 
@@ -85,7 +85,7 @@ def shared_cues(kind: str, rng: random.Random, chunks: int) -> tuple[Callable[[r
 
 
 @torch.no_grad()
-def make_shard(path: Path, vae: TinyVideoAutoencoder, videos: int, chunks: int, seed: int,
+def make_shard(path: Path, vae: PatchVideoAutoencoder, videos: int, chunks: int, seed: int,
                kind: str = "any") -> None:
     """Draws and encodes `videos` videos of `chunks` chunks into one file, written whole or not at all.
 

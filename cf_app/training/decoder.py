@@ -1,13 +1,14 @@
 """After the student: the decoder learns to undo what the student leaves in its latents.
 
 Few-step latents carry small errors, a grain of latent cells, that the decoder of the first stage shows as it gets them.
-Here it sees what the student makes of true latents in its last pass (noised to its last level, over a true memory) and
-learns the true pictures: the errors are the student's own, and the answer is known. The encoder stays as it is, so the
-latents mean what they did, and student and memory notice nothing.
+Here it sees what the student makes of true latents in its last pass or its last two (noised to the level of the first
+of them, over a memory of chunks made so) and learns the true pictures: the errors are the student's own, and the answer
+is known. The encoder stays as it is, so the latents mean what they did, and student and memory notice nothing.
 """
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,10 +19,10 @@ from torch import Tensor
 
 from ..machine import mixed_precision
 from ..memory.policy import SlowFast
-from ..model.vae import TinyVideoAutoencoder
-from .autoencoder import decoder_optimizers, grown, load_autoencoder, psnr, reconstruction_loss, strip
+from ..model.patch_vae import PatchVideoAutoencoder
+from .autoencoder import decoder_optimizers, load_autoencoder, psnr, strip
 from .data import CHUNK_FRAMES, CHUNK_LATENTS, CHUNK_SECONDS
-from .grammar import Scene, describe
+from .grammar import ATTRIBUTES, Scene, describe
 from .loop import Budget, Run
 from .losses import noised
 from .rollout import Rollout
@@ -33,43 +34,48 @@ from .world import FPS, World, render
 @dataclass(frozen=True)
 class DecoderTraining:
     """`clips` of `chunks` chunks a step from a pool of `pool`, among them the newest; a new one comes every `renew`
-    steps, and `goes_on` of them keep their camera. Of each clip `window` latent frames and a square of `crop` latent
+    steps, and `goes_on` of them keep their prompt. Of each clip `window` latent frames and a square of `crop` latent
     cells are seen: of `tries` random places that in which most changes, because edges that move are what the latents
-    keep least of. `level` is the noise level of the student's last pass; `true` of the clips are decoded from true
-    latents, so that nothing is unlearnt.
+    keep least of. `levels` are the noise levels of the student's last passes; an example goes through the last of them,
+    or through more. `true` of the clips are decoded from true latents, so that nothing is unlearnt.
     """
 
     budget: Budget
-    level: float
-    clips: int = 4
+    levels: tuple[float, ...]
+    clips: int = 12
     renew: int = 2
     chunks: int = 2
-    pool: int = 240
+    pool: int = 1500
     window: int = 3
     crop: int = 8
     tries: int = 3
     true: float = 0.4
     goes_on: float = 0.7
-    muon_rate: float = 1e-3
-    adam_rate: float = 3e-4
+    muon_rate: float = 1e-2
+    adam_rate: float = 3e-3
     held_out: int = 24
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Example:
-    """Pixel frames [3, P, H, W] in [-1, 1], their latents [C, F, Y, X], and those as a student leaves them."""
+    """Pixel frames [3, P, H, W], 0 to 255, their latents [C, F, Y, X], and those as a student leaves them."""
 
     frames: Tensor
     latents: Tensor
     left: Tensor
 
     def crop(self, config: DecoderTraining, rng: random.Random, true: bool) -> tuple[Tensor, Tensor]:
-        """The pixel frames of a busy place, and the true latents there or those left."""
+        """The pixel frames of a busy place in [-1, 1], and the true latents there or those left."""
         place = busy_place(self.latents, config, rng)
         scales = [a // b for a, b in zip(self.frames.shape[1:], self.latents.shape[1:], strict=True)]
         seen = [slice(scale * part.start, scale * part.stop) for scale, part in zip(scales, place, strict=True)]
-        return self.frames[(slice(None), *seen)], (self.latents if true else self.left)[(slice(None), *place)]
+        return signed(self.frames[(slice(None), *seen)]), (self.latents if true else self.left)[(slice(None), *place)]
+
+
+def signed(frames: Tensor) -> Tensor:
+    """Pixel values 0 to 255 to [-1, 1], float32."""
+    return frames.float() / 127.5 - 1
 
 
 def busy_place(latents: Tensor, config: DecoderTraining, rng: random.Random) -> tuple[slice, slice, slice]:
@@ -81,36 +87,52 @@ def busy_place(latents: Tensor, config: DecoderTraining, rng: random.Random) -> 
     return best[0], best[1], best[2]
 
 
+def crisp_loss(frames: Tensor, decoded: Tensor, grey: float = 0.02) -> Tensor:
+    """Mean square root of the distance of colours, and half of |grad (x - y)|: of pictures [B, 3, P, H, W] in [-1, 1].
+
+    What the student left does not say to the pixel where an edge is. |x - y| is as small for any mixture of the two
+    colours there, (x - y)^2 smallest for their mean; the root, which is concave, is smallest at one of them. It also
+    rises steepest where a distance is small (down to `grey`), so flat areas get their colour to the last grey level.
+    """
+    difference = decoded - frames
+    distance = (difference.square().sum(1) + grey**2).sqrt()
+    edges = difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
+    return distance.sqrt().mean() + 0.5 * edges
+
+
 @torch.no_grad()
-def as_left(student: Student, latents: Tensor, prompts: list[list[str]], level: float) -> Tensor:
-    """What the student makes in its last pass of true `latents` [B, C, F, Y, X], chunk by chunk over a true memory.
+def as_left(student: Student, latents: Tensor, prompts: list[list[str]], levels: Sequence[float]) -> Tensor:
+    """What the student makes in its last passes of true `latents` [B, C, F, Y, X] that are noised to the first of
+    `levels`, chunk by chunk over a memory of what it made before.
 
     `prompts` are each video's, one a chunk.
     """
     count = latents.shape[2] // CHUNK_LATENTS
-    rollout = Rollout(latents, prompts, [False] * count, SlowFast())
-    left = []
+    rollout = Rollout(latents.clone(), prompts, [False] * count, SlowFast())
     for _ in range(count):
-        truth = rollout.truth(rollout.chunk)
-        noisy = noised(truth, torch.randn_like(truth), torch.full((len(truth),), level, device=truth.device))
-        left.append(denoise(partial(glance, student, rollout, rollout_prompts(rollout)), noisy, (level,)))
+        chunk = rollout.truth(rollout.chunk)
+        noisy = noised(chunk, torch.randn_like(chunk), torch.full((len(chunk),), levels[0], device=chunk.device))
+        chunk.copy_(denoise(partial(glance, student, rollout, rollout_prompts(rollout)), noisy, levels))
         remember(student, rollout)
         rollout.advance()
-    return torch.cat(left, 2)
+    return rollout.latents
 
 
 @torch.no_grad()
-def draw_example(rng: random.Random, vae: TinyVideoAutoencoder, student: Student, config: DecoderTraining) -> Example:
-    """A random moment of a random world, true and as `student` leaves it; in the last chunk its camera may change."""
+def draw_example(rng: random.Random, vae: PatchVideoAutoencoder, student: Student, config: DecoderTraining) -> Example:
+    """A random moment of a random world, true and as `student` leaves it; in the last chunk its camera or any other
+    attribute may change."""
     scene, begin = Scene.sample(rng), rng.randrange(24) * CHUNK_SECONDS
     moments = [begin + chunk * CHUNK_SECONDS for chunk in range(config.chunks)]
-    cues = [(0.0, scene), (moments[-1], scene.changed(rng, ("camera",)))]
+    changed = rng.choice(("camera", *ATTRIBUTES))
+    cues = [(0.0, scene), (moments[-1], scene.changed(rng, (changed,)))]
     world = World.sample(rng, tuple(cues[:1 if rng.random() < config.goes_on else 2]), 24 * CHUNK_SECONDS)
     times = begin + torch.arange(config.chunks * CHUNK_FRAMES) / FPS
-    frames = render(world, times).transpose(0, 1) * 2 - 1
-    latents = vae.encode(frames[None])
+    frames = (render(world, times).transpose(0, 1) * 255).round().byte()
+    latents = vae.encode(signed(frames)[None])
     prompts = [[describe(world.scene_at(moment), rng) for moment in moments]]
-    return Example(frames, latents[0], as_left(student, latents, prompts, config.level)[0])
+    levels = config.levels[rng.randrange(len(config.levels)):]
+    return Example(frames, latents[0], as_left(student, latents, prompts, levels)[0])
 
 
 def batch(pool: list[Example], rng: random.Random, config: DecoderTraining) -> tuple[Tensor, Tensor]:
@@ -121,20 +143,20 @@ def batch(pool: list[Example], rng: random.Random, config: DecoderTraining) -> t
 
 
 @torch.no_grad()
-def held_out(vae: TinyVideoAutoencoder, examples: list[Example]) -> dict[str, float]:
+def held_out(vae: PatchVideoAutoencoder, examples: list[Example]) -> dict[str, float]:
     """PSNR in dB of true latents, and of those that the student left."""
-    frames = torch.stack([example.frames for example in examples])
+    frames = signed(torch.stack([example.frames for example in examples]))
     true = torch.cat([vae.decode(example.latents[None])[0] for example in examples])
     left = torch.cat([vae.decode(example.left[None])[0] for example in examples])
     return {"held_out_psnr": psnr(frames, true), "held_out_left_psnr": psnr(frames, left)}
 
 
-def train_decoder(vae: Path, student: Path, folder: Path, config: DecoderTraining) -> TinyVideoAutoencoder:
+def train_decoder(vae: Path, student: Path, folder: Path, config: DecoderTraining) -> PatchVideoAutoencoder:
     """Trains (or resumes) the decoder of the autoencoder in `vae` on what the student in `student` leaves; writes
-    `folder/vae`. Its log tells the held-out PSNR before and after. A decoder of fewer stages grows (`grown`)."""
+    `folder/vae`. Its log tells the held-out PSNR before and after."""
     accelerator = Accelerator(mixed_precision=mixed_precision())
     torch.manual_seed(config.seed * 1000 + accelerator.process_index)
-    raw, artist = grown(load_autoencoder(vae).float()), Student.load(student).eval().requires_grad_(False)
+    raw, artist = load_autoencoder(vae).float(), Student.load(student).eval().requires_grad_(False)
     optimizers = decoder_optimizers(raw, config.muon_rate, config.adam_rate)
     model, *prepared = accelerator.prepare(raw, *optimizers)
     run, pool = Run(accelerator, folder, config.budget), list[Example]()
@@ -152,7 +174,7 @@ def train_decoder(vae: Path, student: Path, folder: Path, config: DecoderTrainin
         frames, latents = batch(pool, rng, config)
         with accelerator.autocast():
             decoded = model(latents).float()
-        loss = reconstruction_loss(frames, decoded)
+        loss = crisp_loss(frames, decoded)
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in prepared:
@@ -163,7 +185,7 @@ def train_decoder(vae: Path, student: Path, folder: Path, config: DecoderTrainin
     run.log(**held_out(raw, kept))
     if accelerator.is_main_process:
         with torch.no_grad():
-            strip(torch.stack([example.frames for example in kept[:4]]),
+            strip(signed(torch.stack([example.frames for example in kept[:4]])),
                   torch.cat([raw.decode(example.left[None])[0] for example in kept[:4]]), folder / "held_out.png")
         raw.save_pretrained(folder / "vae")
     return raw

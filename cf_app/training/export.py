@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ..config import Geometry, ModelConfig, SamplerConfig
-from ..model.vae import TinyVideoAutoencoder
+from ..model.patch_vae import PatchVideoAutoencoder
 from .grammar import vocabulary
 from .student import SHIFT, TRAINED_TIMESTEPS, write_json
 from .text import MAX_LENGTH
@@ -39,7 +39,7 @@ def export(vae: Path, student: Path, target: Path, tau: float,
     for part in ("transformer", "text_encoder", "tokenizer", "scheduler"):
         shutil.rmtree(target / part, ignore_errors=True)
         shutil.copytree(student / part, target / part)
-    autoencoder = TinyVideoAutoencoder.from_pretrained(vae)
+    autoencoder = PatchVideoAutoencoder.from_pretrained(vae)
     shutil.rmtree(target / "vae", ignore_errors=True)
     autoencoder.to(torch.bfloat16).save_pretrained(target / "vae")
     for path in target.glob("*/config.json"):  # where the parts were trained is nobody's business

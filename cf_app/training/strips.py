@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..memory.policy import SlowFast
-from ..model.vae import TinyVideoAutoencoder
+from ..model.patch_vae import PatchVideoAutoencoder
 from .autoencoder import load_autoencoder
 from .data import CHUNK_LATENTS
 from .rollout import Rollout, rollout_flow
@@ -42,7 +42,7 @@ class Strip:
 
     def __init__(self, vae: Path, folder: Path, chunks: int = 6, every: int = 250) -> None:
         self.path, self.chunks, self.every = folder / "strip.png", chunks, every
-        self.vae: TinyVideoAutoencoder | None = load_autoencoder(vae) if (vae / "config.json").is_file() else None
+        self.vae: PatchVideoAutoencoder | None = load_autoencoder(vae) if (vae / "config.json").is_file() else None
 
     def write(self, student: Student, levels: Sequence[float], size: tuple[int, int, int], step: int) -> None:
         """A row for each of `PROMPTS`, a picture for each chunk."""

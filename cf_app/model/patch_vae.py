@@ -1,0 +1,157 @@
+"""The embedded model's video autoencoder: blocks of 4 x 8 x 8 pixels to 16 numbers and back.
+
+The encoder is one projection of each block (for flat pictures and little training, principal components beat a
+convolutional encoder by far). The decoder adds to the projection's transpose what it learns on the grid of latent
+cells: residual blocks of a depthwise convolution and two dense layers (as ConvNeXt's, arXiv 2201.03545), each of which
+sees the latent frame before too, and one dense layer from a cell to all of its pixels. All of its work is at 1/64 of
+the pixels and a quarter of the frames, so it sees whole shapes and costs little.
+State (the past frames of a decode) is handed in and out and never changed in place, so a session can be forked.
+"""
+from __future__ import annotations
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .vae import State
+
+
+class LinearCode(nn.Module):
+    """Blocks of `time` x `space` x `space` pixels to `channels` numbers and back, both linear."""
+
+    def __init__(self, channels: int, time: int, space: int) -> None:
+        super().__init__()
+        self.time, self.space = time, space
+        size = 3 * time * space**2
+        self.to_latent, self.to_pixels = nn.Linear(size, channels), nn.Linear(channels, size)
+
+    def blocks(self, frames: Tensor) -> Tensor:
+        """Pixel frames [N * time, 3, H, W] to one row of numbers per block: [N, Y, X, 3 * time * space^2]."""
+        x = F.pixel_unshuffle(frames, self.space)
+        return x.reshape(-1, self.time * x.shape[1], *x.shape[2:]).movedim(1, -1)
+
+    def frames(self, blocks: Tensor) -> Tensor:
+        """The inverse of `blocks`."""
+        x = blocks.movedim(-1, 1)
+        return F.pixel_shuffle(x.reshape(-1, x.shape[1] // self.time, *x.shape[2:]), self.space)
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Pixel frames [N * time, 3, H, W] to [N, channels, Y, X]."""
+        return self.to_latent(self.blocks(frames)).movedim(-1, 1)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """[N, channels, Y, X] to pixel frames [N * time, 3, H, W]."""
+        return self.frames(self.to_pixels(latents.movedim(1, -1)))
+
+
+def _convolved(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """`conv` over the rows and columns of [B, F, Y, X, C], without a copy of it."""
+    y: Tensor = conv(x.flatten(0, 1).permute(0, 3, 1, 2))
+    return y.permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
+
+
+class GridBlock(nn.Module):
+    """Residual block over [B, F, Y, X, C]: 3 x 3 cells of a latent frame and the one before, then each cell alone."""
+
+    def __init__(self, width: int, expansion: int) -> None:
+        super().__init__()
+        self.now = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.past = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
+        self.norm = nn.LayerNorm(width)
+        self.up, self.down = nn.Linear(width, expansion * width), nn.Linear(expansion * width, width)
+        nn.init.zeros_(self.down.weight)
+        nn.init.zeros_(self.down.bias)
+
+    def forward(self, x: Tensor, before: Tensor) -> Tensor:
+        """`before` [B, Y, X, C] is this block's input of the latent frame before the first."""
+        past = torch.cat([before[:, None], x[:, :-1]], 1)
+        seen = _convolved(self.now, x) + _convolved(self.past, past)
+        changed: Tensor = self.down(F.relu(self.up(self.norm(seen))))
+        return x + changed
+
+
+class GridDecoder(nn.Module):
+    """Latents [B, F, Y, X, channels] to rows of `size` numbers, one a cell; zero until trained."""
+
+    def __init__(self, channels: int, size: int, width: int, blocks: int, expansion: int) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(channels, width, 3, padding=1)
+        self.blocks = nn.ModuleList(GridBlock(width, expansion) for _ in range(blocks))
+        self.norm, self.leave = nn.LayerNorm(width), nn.Linear(width, size)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, latents: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """Rows [B, F, Y, X, size], and each block's last input [B, Y, X, width]."""
+        x, after = _convolved(self.enter, latents), list[Tensor]()
+        for index, block in enumerate(self.blocks):
+            before = torch.zeros_like(x[:, 0]) if state is None else state[index].to(x.dtype)
+            after.append(x[:, -1].clone())
+            x = block(x, before)
+        return self.leave(self.norm(x)), tuple(after)
+
+
+class PatchVideoAutoencoder(ModelMixin, ConfigMixin):
+    """Video autoencoder with a linear encoder and a streaming decoder.
+
+    Args:
+        latent_channels: C of the latents.
+        time, space: pixel frames, and pixels along one side, of a latent cell.
+        width, blocks, expansion: channels and residual blocks of the decoder, and how much wider its inner layers are.
+    """
+
+    @register_to_config
+    def __init__(self, latent_channels: int = 16, time: int = 4, space: int = 8, width: int = 192, blocks: int = 9,
+                 expansion: int = 3) -> None:
+        super().__init__()
+        self.code = LinearCode(latent_channels, time, space)
+        self.decoder = GridDecoder(latent_channels, 3 * time * space**2, width, blocks, expansion)
+
+    @property
+    def temporal_scale(self) -> int:
+        """Pixel frames that make one latent frame."""
+        return self.code.time
+
+    @property
+    def spatial_scale(self) -> int:
+        """Pixels of the decoded picture along one side of a latent cell."""
+        return self.code.space
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Pixel frames [B, 3, P, H, W] in [-1, 1] to latents [B, C, P / time, H / space, W / space], float32.
+
+        Raises:
+            ValueError: P is not a multiple of the temporal scale.
+        """
+        batch, _, count, height, width = frames.shape
+        if count % self.temporal_scale:
+            scale = self.temporal_scale
+            raise ValueError(f"{count} pixel frames: expected a multiple of {scale}; drop or repeat the last ones")
+        z = self.code.encode(frames.transpose(1, 2).reshape(-1, 3, height, width).to(self.dtype))
+        return z.float().unflatten(0, (batch, -1)).transpose(1, 2)
+
+    def initial_state(self, batch: int = 1) -> State | None:
+        """The decoder's state before the first latent frame (None stands for zeros)."""
+        return None
+
+    def check_state(self, state: State | None) -> None:
+        """Raises ValueError where `state` is not one of this decoder's, as after a change of its sizes."""
+        keeps = [self.config.width] * self.config.blocks
+        if state is not None and (has := [part.shape[-1] for part in state]) != keeps:
+            raise ValueError(f"its decoder keeps frames of {has} channels, this one of {keeps}")
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """`decode` from the start, pictures alone: wrappers for many devices hook in here."""
+        return self.decode(latents)[0]
+
+    def decode(self, latents: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Latents [B, C, F, Y, X] to (pixel frames [B, 3, time F, H, W] in [-1, 1], the next state).
+
+        Decoding parts with the state handed on equals decoding the whole.
+        """
+        z = latents.movedim(1, -1).to(self.dtype).contiguous()
+        rows, after = self.decoder(z, state)
+        frames = self.code.frames((rows + self.code.to_pixels(z)).float().flatten(0, 1))
+        return frames.unflatten(0, (len(z), -1)).transpose(1, 2).clamp(-1, 1), after
