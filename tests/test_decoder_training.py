@@ -118,12 +118,13 @@ def logged(folder: Path, name: str) -> list[float]:
 
 def test_it_undoes_what_the_student_leaves_and_keeps_the_encoder(tmp_path: Path) -> None:
     vae, student = small_stage(tmp_path)
-    config = settings(budget=Budget(steps=40), clips=4, crop=3, held_out=3, chunks=1)
+    config = settings(budget=Budget(steps=40), levels=(0.4,), crop=4, held_out=3, chunks=1, muon_rate=3e-3,
+                      adam_rate=1e-3)
     example = draw_example(random.Random(1), vae, student, config)
     assert float((example.left - example.latents).square().mean()) > 0.05
     trained = train_decoder(tmp_path / "vae", tmp_path / "student", tmp_path / "decoder", config)
-    before, after = logged(tmp_path / "decoder", "held_out_left_psnr")
-    assert after > before + 0.05
+    before, after = logged(tmp_path / "decoder", "held_out_left_loss")
+    assert after < 0.85 * before
     again = load_autoencoder(tmp_path / "decoder" / "vae")
     frames = signed(example.frames)[None]
     assert torch.equal(again.encode(frames), vae.encode(frames)), "latents mean what they did"

@@ -144,16 +144,17 @@ def batch(pool: list[Example], rng: random.Random, config: DecoderTraining) -> t
 
 @torch.no_grad()
 def held_out(vae: PatchVideoAutoencoder, examples: list[Example]) -> dict[str, float]:
-    """PSNR in dB of true latents, and of those that the student left."""
+    """PSNR in dB and loss of true latents, and of those that the student left."""
     frames = signed(torch.stack([example.frames for example in examples]))
     true = torch.cat([vae.decode(example.latents[None])[0] for example in examples])
     left = torch.cat([vae.decode(example.left[None])[0] for example in examples])
-    return {"held_out_psnr": psnr(frames, true), "held_out_left_psnr": psnr(frames, left)}
+    return {"held_out_psnr": psnr(frames, true), "held_out_left_psnr": psnr(frames, left),
+            "held_out_loss": float(crisp_loss(frames, true)), "held_out_left_loss": float(crisp_loss(frames, left))}
 
 
 def train_decoder(vae: Path, student: Path, folder: Path, config: DecoderTraining) -> PatchVideoAutoencoder:
     """Trains (or resumes) the decoder of the autoencoder in `vae` on what the student in `student` leaves; writes
-    `folder/vae`. Its log tells the held-out PSNR before and after."""
+    `folder/vae`. Its log tells held-out PSNR and loss before and after."""
     accelerator = Accelerator(mixed_precision=mixed_precision())
     torch.manual_seed(config.seed * 1000 + accelerator.process_index)
     raw, artist = load_autoencoder(vae).float(), Student.load(student).eval().requires_grad_(False)
