@@ -10,12 +10,11 @@ State (the past frames of a decode) is handed in and out and never changed in pl
 from __future__ import annotations
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .vae import State
+from .vae import State, StreamingAutoencoder
 
 
 class LinearCode(nn.Module):
@@ -93,7 +92,7 @@ class GridDecoder(nn.Module):
         return self.leave(self.norm(x)), tuple(after)
 
 
-class PatchVideoAutoencoder(ModelMixin, ConfigMixin):
+class PatchVideoAutoencoder(StreamingAutoencoder):
     """Video autoencoder with a linear encoder and a streaming decoder.
 
     Args:
@@ -101,6 +100,8 @@ class PatchVideoAutoencoder(ModelMixin, ConfigMixin):
         time, space: pixel frames, and pixels along one side, of a latent cell.
         width, blocks, expansion: channels and residual blocks of the decoder, and how much wider its inner layers are.
     """
+
+    channel_axis = -1
 
     @register_to_config
     def __init__(self, latent_channels: int = 16, time: int = 4, space: int = 8, width: int = 192, blocks: int = 9,
@@ -125,22 +126,13 @@ class PatchVideoAutoencoder(ModelMixin, ConfigMixin):
         Raises:
             ValueError: P is not a multiple of the temporal scale.
         """
-        batch, _, count, height, width = frames.shape
-        if count % self.temporal_scale:
-            scale = self.temporal_scale
-            raise ValueError(f"{count} pixel frames: expected a multiple of {scale}; drop or repeat the last ones")
-        z = self.code.encode(frames.transpose(1, 2).reshape(-1, 3, height, width).to(self.dtype))
-        return z.float().unflatten(0, (batch, -1)).transpose(1, 2)
+        z = self.code.encode(self._pictures(frames))
+        return z.float().unflatten(0, (len(frames), -1)).transpose(1, 2)
 
-    def initial_state(self, batch: int = 1) -> State | None:
-        """The decoder's state before the first latent frame (None stands for zeros)."""
-        return None
-
-    def check_state(self, state: State | None) -> None:
-        """Raises ValueError where `state` is not one of this decoder's, as after a change of its sizes."""
-        keeps = [self.config.width] * self.config.blocks
-        if state is not None and (has := [part.shape[-1] for part in state]) != keeps:
-            raise ValueError(f"its decoder keeps frames of {has} channels, this one of {keeps}")
+    @property
+    def kept_channels(self) -> list[int]:  # type: ignore[override]
+        """Of each block's past frame."""
+        return [self.config.width] * self.config.blocks
 
     def forward(self, latents: Tensor) -> Tensor:
         """`decode` from the start, pictures alone: wrappers for many devices hook in here."""

@@ -79,7 +79,40 @@ def _run(layers: nn.Sequential, x: Tensor, batch: int, state: State | None) -> t
     return x, tuple(after)
 
 
-class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
+class StreamingAutoencoder(ModelMixin, ConfigMixin):
+    """What our own autoencoders share: how pixel frames come in, and a decoder's state, which is None before the first.
+
+    `channel_axis` is that of the frames in the state, `kept_channels` how many each of them has.
+    """
+
+    channel_axis: int
+    temporal_scale: int
+    kept_channels: list[int]
+
+    def _pictures(self, frames: Tensor) -> Tensor:
+        """Pixel frames [B, 3, P, H, W] as a batch of pictures [B * P, 3, H, W].
+
+        Raises:
+            ValueError: P is not a multiple of the temporal scale.
+        """
+        _, _, count, height, width = frames.shape
+        if count % self.temporal_scale:
+            scale = self.temporal_scale
+            raise ValueError(f"{count} pixel frames: expected a multiple of {scale}; drop or repeat the last ones")
+        return frames.transpose(1, 2).reshape(-1, 3, height, width).to(self.dtype)
+
+    def initial_state(self, batch: int = 1) -> State | None:
+        """The decoder's state before the first latent frame (None stands for zeros)."""
+        return None
+
+    def check_state(self, state: State | None) -> None:
+        """Raises ValueError where `state` is not one of this decoder's, as after a change of its sizes."""
+        keeps = self.kept_channels
+        if state is not None and (has := [part.shape[self.channel_axis] for part in state]) != keeps:
+            raise ValueError(f"its decoder keeps frames of {has} channels, this one of {keeps}")
+
+
+class TinyVideoAutoencoder(StreamingAutoencoder):
     """Video autoencoder with a streaming decoder.
 
     Args:
@@ -91,6 +124,8 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
             before their upsampling; `decoder_out` is the width before the last layer.
         latents_mean, latents_std: statistics over training videos, per channel (None: 0 and 1).
     """
+
+    channel_axis = 1
 
     @register_to_config
     def __init__(
@@ -147,26 +182,17 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
         Raises:
             ValueError: P is not a multiple of the temporal scale.
         """
-        batch, _, count, height, width = frames.shape
-        if count % self.temporal_scale:
-            scale = self.temporal_scale
-            raise ValueError(f"{count} pixel frames: expected a multiple of {scale}; drop or repeat the last ones")
-        x = frames.transpose(1, 2).reshape(-1, 3, height, width).to(self.dtype)
+        batch, x = len(frames), self._pictures(frames)
         folded = F.pixel_unshuffle(x, self.config.patch_size).contiguous(memory_format=torch.channels_last)
         z, _ = _run(self.encoder, folded, batch, None)
         z = z.float().reshape(batch, -1, *z.shape[1:]).transpose(1, 2)
         mean, std = self._statistics(z)
         return (z - mean) / std
 
-    def initial_state(self, batch: int = 1) -> State | None:
-        """The decoder's state before the first latent frame (None stands for zeros)."""
-        return None
-
-    def check_state(self, state: State | None) -> None:
-        """Raises ValueError where `state` is not one of this decoder's, as after a change of its sizes."""
-        keeps = [layer.conv[0].in_channels // 2 for layer in self.decoder if isinstance(layer, MemBlock)]
-        if state is not None and (has := [part.shape[1] for part in state]) != keeps:
-            raise ValueError(f"its decoder keeps frames of {has} channels, this one of {keeps}")
+    @property
+    def kept_channels(self) -> list[int]:  # type: ignore[override]
+        """Of each MemBlock's past frame."""
+        return [layer.conv[0].in_channels // 2 for layer in self.decoder if isinstance(layer, MemBlock)]
 
     def decode(self, latents: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Normalised latents [B, C, F, Y, X] to (pixel frames [B, 3, 4 F, H, W] in [-1, 1], the next state).

@@ -139,8 +139,12 @@ def reconstruction_loss(frames: Tensor, decoded: Tensor) -> Tensor:
     the other two hardly notice, costs there as much as one at an edge.
     """
     difference = decoded - frames
-    edges = difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
-    return difference.abs().mean() + difference.square().mean() + edges
+    return difference.abs().mean() + difference.square().mean() + edge_error(difference)
+
+
+def edge_error(difference: Tensor) -> Tensor:
+    """Mean |grad| of pictures [..., H, W], along rows and columns together."""
+    return difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
 
 
 def psnr(frames: Tensor, decoded: Tensor) -> float:

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..machine import mixed_precision
 from ..memory.policy import SlowFast
 from ..model.patch_vae import PatchVideoAutoencoder
-from .autoencoder import decoder_optimizers, load_autoencoder, psnr, strip
+from .autoencoder import decoder_optimizers, edge_error, load_autoencoder, psnr, strip
 from .data import CHUNK_FRAMES, CHUNK_LATENTS, CHUNK_SECONDS
 from .grammar import ATTRIBUTES, Scene, describe
 from .loop import Budget, Run
@@ -96,8 +96,7 @@ def crisp_loss(frames: Tensor, decoded: Tensor, grey: float = 0.02) -> Tensor:
     """
     difference = decoded - frames
     distance = (difference.square().sum(1) + grey**2).sqrt()
-    edges = difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
-    return distance.sqrt().mean() + 0.5 * edges
+    return distance.sqrt().mean() + 0.5 * edge_error(difference)
 
 
 @torch.no_grad()
@@ -124,7 +123,7 @@ def draw_example(rng: random.Random, vae: PatchVideoAutoencoder, student: Studen
     attribute may change."""
     scene, begin = Scene.sample(rng), rng.randrange(24) * CHUNK_SECONDS
     moments = [begin + chunk * CHUNK_SECONDS for chunk in range(config.chunks)]
-    changed = rng.choice(("camera", *ATTRIBUTES))
+    changed = rng.choice(("camera", *ATTRIBUTES))  # the camera twice as often: it moves the whole picture
     cues = [(0.0, scene), (moments[-1], scene.changed(rng, (changed,)))]
     world = World.sample(rng, tuple(cues[:1 if rng.random() < config.goes_on else 2]), 24 * CHUNK_SECONDS)
     times = begin + torch.arange(config.chunks * CHUNK_FRAMES) / FPS
