@@ -23,7 +23,9 @@ from cf_app.training.decoder import (
     as_left,
     busy_place,
     crisp_loss,
-    draw_example,
+    decoded,
+    free_film,
+    moment,
     signed,
     train_decoder,
 )
@@ -66,8 +68,34 @@ def test_what_is_left_is_the_students_last_passes_over_a_memory_of_what_it_left(
         assert torch.equal(student.cleaned[chunk], left[:, :, 3 * chunk:3 * chunk + 3]), "memory is of what it left"
 
 
+def test_of_a_free_run_the_first_chunk_is_true_and_nothing_else_is_known() -> None:
+    student, latents = Constant(2.0), torch.randn(1, 16, 6, 10, 16)
+    prompts = [["a red ball"] * 2]
+    torch.manual_seed(0)
+    left = as_left(student, latents, prompts, (1.0, 0.4), kept=1)
+    assert student.levels == [0.0, 1.0, 0.4, 0.0], "the true chunk is remembered, the next one has all passes"
+    assert torch.equal(left[:, :, :3], latents[:, :, :3])
+    torch.manual_seed(0)
+    latents[:, :, 3:] += 5
+    assert torch.equal(as_left(student, latents, prompts, (1.0, 0.4), kept=1), left)
+
+
 def settings(**changes: object) -> DecoderTraining:
     return replace(DecoderTraining(Budget(steps=1), (0.7, 0.4)), **changes)  # type: ignore[arg-type]
+
+
+def test_a_free_film_is_cut_into_clips_that_show_the_world_of_their_time(tmp_path: Path) -> None:
+    vae, student = small_stage(tmp_path)
+    config = settings(levels=(1.0, 0.4), chunks=2, longest=6)
+    clips = free_film(random.Random(1), vae, student, config)
+    assert [clip.frames.shape[1] for clip in clips] == [24, 24]
+    assert [clip.left.shape for clip in clips] == [clip.latents.shape for clip in clips] == [(16, 6, 10, 16)] * 2
+    for clip in clips:
+        shown = decoded(vae, clip.latents)
+        assert float((shown - signed(clip.frames)[None]).square().mean()) < 0.02, "its latents are of its pictures"
+        assert float((clip.left - clip.latents).square().mean()) > 0.05, "and the student made it otherwise"
+    assert not torch.equal(clips[0].frames, clips[1].frames)
+    assert len(free_film(random.Random(1), vae, student, replace(config, longest=1))) == 1
 
 
 @pytest.mark.parametrize("true", [True, False])
@@ -119,8 +147,8 @@ def logged(folder: Path, name: str) -> list[float]:
 def test_it_undoes_what_the_student_leaves_and_keeps_the_encoder(tmp_path: Path) -> None:
     vae, student = small_stage(tmp_path)
     config = settings(budget=Budget(steps=40), levels=(0.4,), crop=4, held_out=3, chunks=1, muon_rate=3e-3,
-                      adam_rate=1e-3)
-    example = draw_example(random.Random(1), vae, student, config)
+                      adam_rate=1e-3, free=0.0, first=1)
+    example = moment(random.Random(1), vae, student, config)
     assert float((example.left - example.latents).square().mean()) > 0.05
     trained = train_decoder(tmp_path / "vae", tmp_path / "student", tmp_path / "decoder", config)
     before, after = logged(tmp_path / "decoder", "held_out_left_loss")
@@ -145,7 +173,8 @@ from cf_app.training.decoder import DecoderTraining, train_decoder
 from cf_app.training.loop import Budget
 torch.set_num_threads(1)
 folder, rank = Path(sys.argv[1]), os.environ["RANK"]
-config = DecoderTraining(Budget(steps=2), (0.4,), clips=1, crop=3, chunks=1, held_out=1, adam_rate=1e-2)
+config = DecoderTraining(Budget(steps=2), (0.4,), clips=1, crop=3, chunks=1, held_out=1, first=1, longest=2,
+                         adam_rate=1e-2)
 decoder = train_decoder(folder / "vae", folder / "student", folder / "decoder", config)
 whole = train_autoencoder(folder / "autoencoder", AutoencoderTraining(Budget(steps=2), fit_clips=4, clips=1, crop=16))
 torch.save([decoder.state_dict(), whole.state_dict()], folder / f"{rank}.pt")

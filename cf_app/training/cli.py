@@ -169,9 +169,9 @@ def _decoder(arguments: argparse.Namespace) -> None:
     from .decoder import DecoderTraining, train_decoder
     from .student import student_levels
 
-    levels = student_levels(timesteps=_timesteps(arguments))[-2:]
+    levels = student_levels(timesteps=_timesteps(arguments))
     config, out = DecoderTraining(_budget(arguments, 60), levels, seed=arguments.seed), arguments.out
-    config = _changed(config, clips=2, held_out=2) if arguments.tiny else config
+    config = _changed(config, clips=2, held_out=2, first=2, longest=3) if arguments.tiny else config
     train_decoder(out / "autoencoder" / "vae", _student(out, arguments.student), out / "decoder", config)
 
 

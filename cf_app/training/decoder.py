@@ -2,14 +2,18 @@
 
 Few-step latents carry small errors, a grain of latent cells, that the decoder of the first stage shows as it gets them.
 Here it sees what the student makes of true latents in its last pass or its last two (noised to the level of the first
-of them, over a memory of chunks made so) and learns the true pictures: the errors are the student's own, and the answer
-is known. The encoder stays as it is, so the latents mean what they did, and student and memory notice nothing.
+of them, over a memory of chunks made so), and what it makes all by itself from a true first chunk on, and learns the
+true pictures: the errors are the student's own, and the answer is known. It is so for seconds of a student that runs
+freely, as long as the camera stands: how a subject moves follows from its prompt and the first chunk. So the decoder
+sees shapes that have begun to melt, and what they were. The encoder stays as it is: the latents mean what they did, and
+student and memory notice nothing.
 """
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +26,7 @@ from ..memory.policy import SlowFast
 from ..model.patch_vae import PatchVideoAutoencoder
 from .autoencoder import decoder_optimizers, edge_error, load_autoencoder, psnr, strip
 from .data import CHUNK_FRAMES, CHUNK_LATENTS, CHUNK_SECONDS
+from .dmd import frozen
 from .grammar import ATTRIBUTES, Scene, describe
 from .loop import Budget, Run
 from .losses import noised
@@ -33,11 +38,13 @@ from .world import FPS, World, render
 
 @dataclass(frozen=True)
 class DecoderTraining:
-    """`clips` of `chunks` chunks a step from a pool of `pool`, among them the newest; a new one comes every `renew`
-    steps, and `goes_on` of them keep their prompt. Of each clip `window` latent frames and a square of `crop` latent
-    cells are seen: of `tries` random places that in which most changes, because edges that move are what the latents
-    keep least of. `levels` are the noise levels of the student's last passes; an example goes through the last of them,
-    or through more. `true` of the clips are decoded from true latents, so that nothing is unlearnt.
+    """`clips` of `chunks` chunks a step from a pool of `pool`, among them the newest. The pool begins with `first`
+    draws, another one comes every `renew` steps. `free` of the draws are films of `longest` chunks, all but the first
+    one made by the student, cut into clips; of the others `goes_on` keep their prompt. Of each clip `window` latent
+    frames and a square of `crop` latent cells are seen: of `tries` random places that in which most changes, because
+    edges that move are what the latents keep least of. `levels` are the noise levels of all of the student's passes; a
+    clip that is not of a free film goes through the last `undone` of them, or through fewer. `true` of the clips are
+    decoded from true latents, so that nothing is unlearnt.
     """
 
     budget: Budget
@@ -46,6 +53,10 @@ class DecoderTraining:
     renew: int = 2
     chunks: int = 2
     pool: int = 1500
+    first: int = 48
+    free: float = 0.4
+    longest: int = 11
+    undone: int = 2
     window: int = 3
     crop: int = 8
     tries: int = 3
@@ -100,41 +111,67 @@ def crisp_loss(frames: Tensor, decoded: Tensor, grey: float = 0.02) -> Tensor:
 
 
 @torch.no_grad()
-def as_left(student: Student, latents: Tensor, prompts: list[list[str]], levels: Sequence[float]) -> Tensor:
+def as_left(student: Student, latents: Tensor, prompts: list[list[str]], levels: Sequence[float],
+            kept: int = 0) -> Tensor:
     """What the student makes in its last passes of true `latents` [B, C, F, Y, X] that are noised to the first of
-    `levels`, chunk by chunk over a memory of what it made before.
+    `levels`, chunk by chunk over a memory of what it made before; of the first `kept` chunks it makes nothing.
 
-    `prompts` are each video's, one a chunk.
+    `prompts` are each video's, one a chunk. Levels from 1 on leave no trace of the truth: the student runs freely.
     """
     count = latents.shape[2] // CHUNK_LATENTS
-    rollout = Rollout(latents.clone(), prompts, [False] * count, SlowFast())
-    for _ in range(count):
-        chunk = rollout.truth(rollout.chunk)
-        noisy = noised(chunk, torch.randn_like(chunk), torch.full((len(chunk),), levels[0], device=chunk.device))
-        chunk.copy_(denoise(partial(glance, student, rollout, rollout_prompts(rollout)), noisy, levels))
+    rollout = Rollout(latents.clone(), prompts, [chunk % 2 == 0 for chunk in range(count)], SlowFast())
+    for index in range(count):
+        chunk = rollout.truth(index)
+        if index >= kept:
+            noisy = noised(chunk, torch.randn_like(chunk), torch.full((len(chunk),), levels[0], device=chunk.device))
+            chunk.copy_(denoise(partial(glance, student, rollout, rollout_prompts(rollout)), noisy, levels))
         remember(student, rollout)
         rollout.advance()
     return rollout.latents
 
 
-@torch.no_grad()
-def draw_example(rng: random.Random, vae: PatchVideoAutoencoder, student: Student, config: DecoderTraining) -> Example:
+def draw_examples(rng: random.Random, vae: PatchVideoAutoencoder, student: Student,
+                  config: DecoderTraining) -> list[Example]:
+    """The clips of a film that `student` made from its first chunk on, or one true clip as it leaves it."""
+    return free_film(rng, vae, student, config) if rng.random() < config.free else [moment(rng, vae, student, config)]
+
+
+def moment(rng: random.Random, vae: PatchVideoAutoencoder, student: Student, config: DecoderTraining) -> Example:
     """A random moment of a random world, true and as `student` leaves it; in the last chunk its camera or any other
     attribute may change."""
     scene, begin = Scene.sample(rng), rng.randrange(24) * CHUNK_SECONDS
-    moments = [begin + chunk * CHUNK_SECONDS for chunk in range(config.chunks)]
     changed = rng.choice(("camera", *ATTRIBUTES))  # the camera twice as often: it moves the whole picture
-    cues = [(0.0, scene), (moments[-1], scene.changed(rng, (changed,)))]
+    cues = [(0.0, scene), (begin + (config.chunks - 1) * CHUNK_SECONDS, scene.changed(rng, (changed,)))]
     world = World.sample(rng, tuple(cues[:1 if rng.random() < config.goes_on else 2]), 24 * CHUNK_SECONDS)
-    times = begin + torch.arange(config.chunks * CHUNK_FRAMES) / FPS
-    frames = (render(world, times).transpose(0, 1) * 255).round().byte()
-    latents = vae.encode(signed(frames)[None])
+    first = len(config.levels) - rng.randint(1, min(config.undone, len(config.levels)))
+    return _shown(rng, vae, student, world, begin, config.chunks, config.levels[first:])
+
+
+def free_film(rng: random.Random, vae: PatchVideoAutoencoder, student: Student,
+              config: DecoderTraining) -> list[Example]:
+    """What `student` makes by itself of one prompt under a camera that stands, from a true first chunk on, cut into
+    clips of `chunks` chunks, and what the world shows then. At least one clip, at most of `longest` chunks in all."""
+    world = World.sample(rng, ((0.0, replace(Scene.sample(rng), camera="still")),), CHUNK_SECONDS)
+    clips = max(1, (config.longest - 1) // config.chunks)
+    whole = _shown(rng, vae, student, world, 0.0, 1 + clips * config.chunks, config.levels, kept=1)
+    sizes = [config.chunks * each for each in (CHUNK_FRAMES, CHUNK_LATENTS, CHUNK_LATENTS)]
+    parts = (part[:, size // config.chunks:].split(size, 1)
+             for part, size in zip((whole.frames, whole.latents, whole.left), sizes, strict=True))
+    return [Example(*(part.clone() for part in clip)) for clip in zip(*parts, strict=True)]
+
+
+@torch.no_grad()
+def _shown(rng: random.Random, vae: PatchVideoAutoencoder, student: Student, world: World, begin: float, chunks: int,
+           levels: Sequence[float], kept: int = 0) -> Example:
+    """`chunks` chunks of `world` from `begin` (seconds) on, on the CPU: pictures, latents, and these as left."""
+    moments = [begin + chunk * CHUNK_SECONDS for chunk in range(chunks)]
+    frames = (render(world, begin + torch.arange(chunks * CHUNK_FRAMES) / FPS).transpose(0, 1) * 255).round().byte()
+    latents = vae.encode(signed(frames)[None].to(vae.device))
     prompts = [[describe(world.scene_at(moment), rng) for moment in moments]]
-    levels = config.levels[rng.randrange(len(config.levels)):]
-    return Example(frames, latents[0], as_left(student, latents, prompts, levels)[0])
+    return Example(frames, latents[0].cpu(), as_left(student, latents, prompts, levels, kept)[0].cpu())
 
 
-def batch(pool: list[Example], rng: random.Random, config: DecoderTraining) -> tuple[Tensor, Tensor]:
+def batch(pool: Sequence[Example], rng: random.Random, config: DecoderTraining) -> tuple[Tensor, Tensor]:
     """Pixel frames [B, 3, P, H, W] and latents [B, C, F, Y, X] of the newest and of random examples."""
     chosen = [pool[-1], *rng.choices(pool, k=config.clips - 1)]
     pairs = [example.crop(config, rng, rng.random() < config.true) for example in chosen]
@@ -142,11 +179,17 @@ def batch(pool: list[Example], rng: random.Random, config: DecoderTraining) -> t
 
 
 @torch.no_grad()
+def decoded(vae: PatchVideoAutoencoder, latents: Tensor) -> Tensor:
+    """Pictures [1, 3, P, H, W] of one video's latents [C, F, Y, X], on the CPU."""
+    return vae.decode(latents[None].to(vae.device))[0].cpu()
+
+
+@torch.no_grad()
 def held_out(vae: PatchVideoAutoencoder, examples: list[Example]) -> dict[str, float]:
     """PSNR in dB and loss of true latents, and of those that the student left."""
     frames = signed(torch.stack([example.frames for example in examples]))
-    true = torch.cat([vae.decode(example.latents[None])[0] for example in examples])
-    left = torch.cat([vae.decode(example.left[None])[0] for example in examples])
+    true = torch.cat([decoded(vae, example.latents) for example in examples])
+    left = torch.cat([decoded(vae, example.left) for example in examples])
     return {"held_out_psnr": psnr(frames, true), "held_out_left_psnr": psnr(frames, left),
             "held_out_loss": float(crisp_loss(frames, true)), "held_out_left_loss": float(crisp_loss(frames, left))}
 
@@ -156,36 +199,37 @@ def train_decoder(vae: Path, student: Path, folder: Path, config: DecoderTrainin
     `folder/vae`. Its log tells held-out PSNR and loss before and after."""
     accelerator = Accelerator(mixed_precision=mixed_precision())
     torch.manual_seed(config.seed * 1000 + accelerator.process_index)
-    raw, artist = load_autoencoder(vae).float(), Student.load(student).eval().requires_grad_(False)
+    raw, artist = load_autoencoder(vae).float(), frozen(Student.load(student), accelerator.device)
     optimizers = decoder_optimizers(raw, config.muon_rate, config.adam_rate)
     model, *prepared = accelerator.prepare(raw, *optimizers)
-    run, pool = Run(accelerator, folder, config.budget), list[Example]()
+    run = Run(accelerator, folder, config.budget)
     accelerator.register_for_checkpointing(run)
     run.resume()
-    draw = partial(draw_example, vae=raw, student=artist, config=config)
+    draw = partial(draw_examples, vae=raw, student=artist, config=config)
     unseen = random.Random(config.seed + 77_000)
-    kept = [draw(unseen) for _ in range(config.held_out)]
+    kept = [draw(unseen)[-1] for _ in range(config.held_out)]
     run.log(**held_out(raw, kept))
     rng = random.Random(f"{config.seed} {accelerator.process_index} {run.step}")
+    pool = deque((clip for _ in range(config.first) for clip in draw(rng)), config.pool)
     for step in run.steps():
         run.schedule(optimizers, [config.muon_rate, config.adam_rate], decay=.6)
         if not pool or step % config.renew == 0:
-            pool = [*pool, draw(rng)][-config.pool:]
-        frames, latents = batch(pool, rng, config)
+            pool.extend(draw(rng))
+        frames, latents = (part.to(accelerator.device) for part in batch(pool, rng, config))
         with accelerator.autocast():
-            decoded = model(latents).float()
-        loss = crisp_loss(frames, decoded)
+            pictures = model(latents).float()
+        loss = crisp_loss(frames, pictures)
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in prepared:
             optimizer.step()
             optimizer.zero_grad()
         if step % 25 == 0:
-            run.log(loss=loss.detach(), psnr=psnr(frames, decoded.detach()))
+            run.log(loss=loss.detach(), psnr=psnr(frames, pictures.detach()))
     run.log(**held_out(raw, kept))
     if accelerator.is_main_process:
         with torch.no_grad():
             strip(signed(torch.stack([example.frames for example in kept[:4]])),
-                  torch.cat([raw.decode(example.left[None])[0] for example in kept[:4]]), folder / "held_out.png")
+                  torch.cat([decoded(raw, example.left) for example in kept[:4]]), folder / "held_out.png")
         raw.save_pretrained(folder / "vae")
     return raw
