@@ -276,15 +276,8 @@ def test_stages_without_their_forerunners_say_what_to_run(tmp_path: Path, capsys
     assert "python -m cf_app train distill" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["fsdp", "zero2"])
-def test_accelerate_reads_its_configurations(name: str) -> None:
-    path = Path("cf_app/training/accelerate") / f"{name}.yaml"
-    config = load_config_from_file(str(path))
-    assert config.num_processes == 8 and config.mixed_precision == "bf16"
-    assert yaml.safe_load(path.read_text())["distributed_type"] in {"FSDP", "DEEPSPEED"}
-
-
-def test_what_was_learnt_is_carried_over_to_other_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("share", "gained"), [(1.0, 0.5), (0.25, 0.125)])
+def test_what_was_learnt_is_carried_over_to_other_weights(tmp_path: Path, share: float, gained: float) -> None:
     torch.manual_seed(0)
     students = {name: Student.embedded() for name in ("new", "old", "distilled")}
     students["distilled"].load_state_dict(students["old"].state_dict())
@@ -292,10 +285,25 @@ def test_what_was_learnt_is_carried_over_to_other_weights(tmp_path: Path) -> Non
         students["distilled"].transformer.proj_out.bias.add_(0.5)
     for name, student in students.items():
         student.save(tmp_path / name / "student")
-    arguments = ["train", "merge", "--out", str(tmp_path), "--start", "new", "--teacher", "old"]
+    arguments = ["train", "merge", "--out", str(tmp_path), "--start", "new", "--teacher", "old", "--share", str(share)]
     assert main([*arguments, "--student", "distilled", "--name", "both"]) == 0
     new, both = (Student.load(tmp_path / name / "student").state_dict() for name in ("new", "both"))
     for name, weight in both.items():
-        gained = 0.5 if name == "transformer.proj_out.bias" else 0.0
-        torch.testing.assert_close(weight, new[name] + gained, rtol=0, atol=2e-2 if gained else 0)
+        moved = name == "transformer.proj_out.bias"
+        torch.testing.assert_close(weight, new[name] + moved * gained, rtol=0, atol=2e-2 if moved else 0)
     assert main([*arguments, "--student", "nobody"]) == 2
+
+
+def test_a_share_beyond_all_of_it_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Student.embedded().save(tmp_path / "one" / "student")
+    same = [word for option in ("--start", "--teacher", "--student") for word in (option, "one")]
+    assert main(["train", "merge", "--out", str(tmp_path), *same, "--share", "1.5"]) == 2
+    assert "a share of 1.5 of what was learnt: expected above 0 and at most 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["fsdp", "zero2"])
+def test_accelerate_reads_its_configurations(name: str) -> None:
+    path = Path("cf_app/training/accelerate") / f"{name}.yaml"
+    config = load_config_from_file(str(path))
+    assert config.num_processes == 8 and config.mixed_precision == "bf16"
+    assert yaml.safe_load(path.read_text())["distributed_type"] in {"FSDP", "DEEPSPEED"}

@@ -36,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "merge: whose weights --student began with")
     parser.add_argument("--student", metavar="NAME", default="rollouts",
                         help="decoder, export, merge: whose weights (default: %(default)s)")
+    parser.add_argument("--share", type=float, default=1.0, help="merge: of what was learnt, above 0 to 1 (default: "
+                        "all; less, with --teacher the same as --start, is a point between two students)")
     parser.add_argument("--passes", type=int, choices=(4, 8), default=8, help="decoder, export: denoising steps of a "
                         "chunk: 8 after rollouts, 4 after distill and context (default: %(default)s)")
     parser.add_argument("--guidance", type=float, help="distill, context: of the teacher (default: 0.6 with "
@@ -207,7 +209,7 @@ def _merge(arguments: argparse.Namespace) -> None:
 
     out = arguments.out
     paths = (_student(out, name) for name in (arguments.start or "rollouts", arguments.teacher, arguments.student))
-    carry_over(*paths, out / (arguments.name or "merge") / "student")
+    carry_over(*paths, out / (arguments.name or "merge") / "student", arguments.share)
 
 
 def _full_step(arguments: argparse.Namespace) -> None:
