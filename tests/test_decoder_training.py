@@ -24,6 +24,7 @@ from cf_app.training.decoder import (
     busy_place,
     crisp_loss,
     decoded,
+    draw_examples,
     free_film,
     moment,
     signed,
@@ -96,6 +97,13 @@ def test_a_free_film_is_cut_into_clips_that_show_the_world_of_their_time(tmp_pat
         assert float((clip.left - clip.latents).square().mean()) > 0.05, "and the student made it otherwise"
     assert not torch.equal(clips[0].frames, clips[1].frames)
     assert len(free_film(random.Random(1), vae, student, replace(config, longest=1))) == 1
+    drawn = [len(draw_examples(random.Random(1), vae, student, replace(config, free=free))) for free in (1.0, 0.0)]
+    assert drawn == [2, 1], "a whole film, or a single moment"
+
+
+def test_a_pool_that_begins_with_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="a pool that begins with 0 draws: expected at least 1"):
+        settings(first=0)
 
 
 @pytest.mark.parametrize("true", [True, False])

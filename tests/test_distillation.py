@@ -276,8 +276,9 @@ def test_stages_without_their_forerunners_say_what_to_run(tmp_path: Path, capsys
     assert "python -m cf_app train distill" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("share", "gained"), [(1.0, 0.5), (0.25, 0.125)])
-def test_what_was_learnt_is_carried_over_to_other_weights(tmp_path: Path, share: float, gained: float) -> None:
+@pytest.mark.parametrize(("share", "gained"), [((), 0.5), (("--share", "0.25"), 0.125)], ids=["all", "a quarter"])
+def test_what_was_learnt_is_carried_over_to_other_weights(tmp_path: Path, share: tuple[str, ...],
+                                                          gained: float) -> None:
     torch.manual_seed(0)
     students = {name: Student.embedded() for name in ("new", "old", "distilled")}
     students["distilled"].load_state_dict(students["old"].state_dict())
@@ -285,7 +286,7 @@ def test_what_was_learnt_is_carried_over_to_other_weights(tmp_path: Path, share:
         students["distilled"].transformer.proj_out.bias.add_(0.5)
     for name, student in students.items():
         student.save(tmp_path / name / "student")
-    arguments = ["train", "merge", "--out", str(tmp_path), "--start", "new", "--teacher", "old", "--share", str(share)]
+    arguments = ["train", "merge", "--out", str(tmp_path), "--start", "new", "--teacher", "old", *share]
     assert main([*arguments, "--student", "distilled", "--name", "both"]) == 0
     new, both = (Student.load(tmp_path / name / "student").state_dict() for name in ("new", "both"))
     for name, weight in both.items():

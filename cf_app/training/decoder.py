@@ -67,6 +67,11 @@ class DecoderTraining:
     held_out: int = 24
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """ValueError where there would be nothing to begin with."""
+        if self.first < 1:
+            raise ValueError(f"a pool that begins with {self.first} draws: expected at least 1")
+
 
 @dataclass(frozen=True)
 class Example:
@@ -164,10 +169,9 @@ def free_film(rng: random.Random, vae: PatchVideoAutoencoder, student: Student,
 def _shown(rng: random.Random, vae: PatchVideoAutoencoder, student: Student, world: World, begin: float, chunks: int,
            levels: Sequence[float], kept: int = 0) -> Example:
     """`chunks` chunks of `world` from `begin` (seconds) on, on the CPU: pictures, latents, and these as left."""
-    moments = [begin + chunk * CHUNK_SECONDS for chunk in range(chunks)]
     frames = (render(world, begin + torch.arange(chunks * CHUNK_FRAMES) / FPS).transpose(0, 1) * 255).round().byte()
     latents = vae.encode(signed(frames)[None].to(vae.device))
-    prompts = [[describe(world.scene_at(moment), rng) for moment in moments]]
+    prompts = [[describe(world.scene_at(begin + chunk * CHUNK_SECONDS), rng) for chunk in range(chunks)]]
     return Example(frames, latents[0].cpu(), as_left(student, latents, prompts, levels, kept)[0].cpu())
 
 
@@ -213,7 +217,7 @@ def train_decoder(vae: Path, student: Path, folder: Path, config: DecoderTrainin
     pool = deque((clip for _ in range(config.first) for clip in draw(rng)), config.pool)
     for step in run.steps():
         run.schedule(optimizers, [config.muon_rate, config.adam_rate], decay=.6)
-        if not pool or step % config.renew == 0:
+        if step % config.renew == 0:
             pool.extend(draw(rng))
         frames, latents = (part.to(accelerator.device) for part in batch(pool, rng, config))
         with accelerator.autocast():
@@ -228,8 +232,7 @@ def train_decoder(vae: Path, student: Path, folder: Path, config: DecoderTrainin
             run.log(loss=loss.detach(), psnr=psnr(frames, pictures.detach()))
     run.log(**held_out(raw, kept))
     if accelerator.is_main_process:
-        with torch.no_grad():
-            strip(signed(torch.stack([example.frames for example in kept[:4]])),
-                  torch.cat([decoded(raw, example.left) for example in kept[:4]]), folder / "held_out.png")
+        strip(signed(torch.stack([example.frames for example in kept[:4]])),
+              torch.cat([decoded(raw, example.left) for example in kept[:4]]), folder / "held_out.png")
         raw.save_pretrained(folder / "vae")
     return raw
