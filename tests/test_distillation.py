@@ -14,6 +14,9 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from cf_app.cli import main
+from cf_app.model.patch_vae import PatchVideoAutoencoder
+from cf_app.training import dmd
+from cf_app.training.autoencoder import load_autoencoder
 from cf_app.training.data import LatentVideos
 from cf_app.training.dmd import (
     Distillation,
@@ -28,7 +31,15 @@ from cf_app.training.dmd import (
 from cf_app.training.full_size import LORA_TARGETS, FullScale, networks
 from cf_app.training.loop import Budget
 from cf_app.training.rollout import Rollout
-from cf_app.training.self_rollout import beside, blank_rollout, denoise, glance, remember, rollout_prompts
+from cf_app.training.self_rollout import (
+    beside,
+    blank_rollout,
+    denoise,
+    glance,
+    known_rollout,
+    remember,
+    rollout_prompts,
+)
 from cf_app.training.setup import Learner, Rates
 from cf_app.training.student import Student
 from cf_app.training.teacher import ErrorBank, TeacherTraining, many_levels, teacher_walk
@@ -181,6 +192,62 @@ def test_a_streamed_chunk_is_finished_wherever_its_target_left() -> None:
         passes.add(stream.step(step)["passes"])
         torch.testing.assert_close(stream.rollouts[0].truth(0), answer, atol=1e-4, rtol=1e-3)
     assert len(passes) > 2
+
+
+def weights_vae() -> PatchVideoAutoencoder:
+    return load_autoencoder(Path(__file__).parents[1] / "weights" / "vae").float()
+
+
+def test_of_a_known_rollout_all_follows_from_what_is_given() -> None:
+    vae, kinds = weights_vae(), set()
+    for seed in range(8):
+        rollout = known_rollout(vae, 2, 12, random.Random(seed), CPU)
+        assert rollout.latents.shape == (2, 16, 36, 10, 16) and len(rollout.plan) == rollout.chunks == 12
+        said = " ".join(prompt for row in rollout.prompts for prompt in row)
+        assert not {"pans", "moves", "panning"} & set(said.replace(",", "").split())
+        kinds.add(bool(rollout.turns))
+        if rollout.turns[1:]:  # the leftmost landmarks, where no subject comes: away, and home again
+            edge = rollout.latents[..., 5:8, :3]
+            home, away, back = (edge[:, :, 3 * chunk + 2] for chunk in (rollout.turns[0] - 1, *rollout.turns[:2]))
+            assert float((home - back).square().mean()) < float((home - away).square().mean())
+    assert kinds == {False, True}
+
+
+def test_an_anchored_stream_is_given_what_it_cannot_know_and_held_to_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    three, vae = trio(), weights_vae()
+    config = Distillation(Budget(steps=9), videos=1, first=6, last=6, critic_updates=1, streaming=True, anchored=1.0)
+    turning = [known_rollout(vae, 1, 6, random.Random(seed), CPU) for seed in range(9)]
+    truth = next(rollout for rollout in turning if rollout.turns and rollout.turns[0] < 5)
+    known = truth.latents.clone()
+    monkeypatch.setattr(dmd, "known_rollout", lambda *_: truth)
+    stream, made = Stream(three, config, random.Random(0), vae), []
+    for step in range(4):
+        losses = stream.step(step)
+        made.append(int(losses["chunk"]))
+        assert float(losses["error"]) > 0 and float(losses["dmd"]) > 0
+    given = [0, truth.turns[0]]
+    assert made == [chunk for chunk in range(6) if chunk not in given]
+    for chunk in range(6):
+        part = slice(3 * chunk, 3 * chunk + 3)
+        assert torch.equal(truth.latents[:, :, part], known[:, :, part]) == (chunk in given)
+
+    held = {}
+    for anchor in (0.0, 1e4):
+        learner = trio()
+        monkeypatch.setattr(dmd, "known_rollout", lambda *_: known_rollout(vae, 1, 6, random.Random(2), CPU))
+        torch.manual_seed(0)
+        stream = Stream(learner, replace(config, anchor=anchor), random.Random(0), vae)
+        stream.step(0)
+        held[anchor] = learner.student.network.transformer.proj_out.weight.detach().clone()
+    assert not torch.allclose(held[0.0], held[1e4]), "the truth is in the gradient"
+
+
+def test_anchored_streams_want_the_autoencoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = replace(streamed(Budget(steps=1)), anchored=0.5)
+    with pytest.raises(ValueError, match=r"0\.5 of the streams anchored to the truth: that needs the autoencoder"):
+        Stream(trio(), config, random.Random(0))
+    assert main(["train", "context", "--out", str(tmp_path), "--anchored", "0.5"]) == 2
+    assert "--anchored 0.5: expected 0 to 1, and --streaming" in capsys.readouterr().err
 
 
 def test_stage_two_grows_and_its_ablation_does_not_wait() -> None:

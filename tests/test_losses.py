@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cf_app.training.losses import (
+    anchoring,
     contextual_dmd,
     critic_loss,
     dmd_gradient,
@@ -54,6 +55,14 @@ def test_the_dmd_loss_carries_its_gradient() -> None:
     x0, gradient = torch.randn(3, 5, requires_grad=True), torch.randn(3, 5)
     dmd_loss(x0, gradient).backward()
     torch.testing.assert_close(x0.grad, gradient / x0.numel())
+
+
+def test_anchoring_pulls_every_sample_to_its_own_truth_and_far_ones_no_harder() -> None:
+    truth = torch.randn(2, 50)
+    x0 = (truth + torch.tensor([[0.1], [10.0]])).requires_grad_()
+    anchoring(x0, truth).backward()
+    torch.testing.assert_close(x0.grad, torch.full_like(truth, 1 / x0.numel()))
+    assert float(anchoring(truth, truth)) == 0
 
 
 def test_contextual_dmd_moves_a_gaussian_student_onto_the_data_of_its_context() -> None:

@@ -14,8 +14,8 @@ from PIL import Image
 import cf_app
 from cf_app.cli import main
 from cf_app.config import Geometry
-from cf_app.evaluation import clips, drift, prompts, revisit
-from cf_app.evaluation.films import Film, Studio, Take, draw, recoded, shoot, with_steps, world_of
+from cf_app.evaluation import clips, drift, likeness, prompts, revisit
+from cf_app.evaluation.films import Film, Studio, Take, draw, go_on, recoded, shoot, with_steps, world_of
 from cf_app.evaluation.probe import Probe, save_probe
 from cf_app.evaluation.proofs import policies, tau_sweep
 from cf_app.evaluation.report import table
@@ -233,6 +233,52 @@ def test_what_clips_film_leaves_and_comes_back_and_changes() -> None:
     assert cameras == ["right", "still", "away", "still"]
     changes = [prompt for _, prompt in clips.steering().prompts()]
     assert len(set(changes)) == len(changes) == 6
+
+
+def gradient_film(blur: int) -> Film:
+    """An upright edge, spread over `blur` pixels, in every picture of the last chunk."""
+    ramp = np.clip((np.arange(64) - 32) / blur, 0, 1) * 200
+    picture = np.broadcast_to(ramp[None, :, None], (8, 64, 3)).astype(np.uint8)
+    return Film(dict.fromkeys(range(36), picture))
+
+
+def test_crispness_is_of_edges_and_likeness_of_everything() -> None:
+    sharp, soft = gradient_film(1), gradient_film(4)
+    assert likeness.crispness([sharp], [sharp], 2) == 1 and likeness.psnr([sharp], [sharp], 2) > 100
+    assert likeness.crispness([soft], [sharp], 2) == pytest.approx(1 / 4, rel=0.01)
+    off = Film({i: picture + 10 for i, picture in sharp.frames.items()})
+    assert likeness.crispness([off], [sharp], 2) == 1
+    assert likeness.psnr([off], [sharp], 2) == pytest.approx(20 * np.log10(255 / 10))
+
+
+def test_films_that_go_on_begin_with_the_truth_and_are_compared_later() -> None:
+    takes = likeness.held_takes(3)
+    assert {take.cues[0][1].camera for take in takes} == {"still"} and len({take.seed for take in takes}) == 3
+    assert min(takes[0].keep) >= CHUNK_FRAMES
+    engine = tiny_engine(geometry=SMALL)
+    take = replace(takes[0], chunks=2, keep=tuple(range(2 * CHUNK_FRAMES)))
+    film, coded, free = go_on(engine, take), recoded(engine, take), shoot(engine, take)
+
+    def apart(one: Film, other: Film, frames: range) -> float:
+        return float(np.mean([np.abs(one.frames[i].astype(int) - other.frames[i]).mean() for i in frames]))
+
+    first, second = range(CHUNK_FRAMES), range(CHUNK_FRAMES, 2 * CHUNK_FRAMES)
+    assert apart(film, coded, first) == 0 < apart(free, coded, first)
+    assert apart(film, coded, second) > 0
+
+
+def test_autoencoder_and_shapes_get_tables_and_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cf_app, "load", lambda *_, **__: tiny_engine(geometry=SMALL))
+    monkeypatch.setattr(likeness, "HELD_CHUNKS", (1, 2))
+    few = ["--clips", "2", "--held", "3", "--out", str(tmp_path), "--workers", "1"]
+    assert main(["prove", "autoencoder", "hold", *few]) == 0
+    data = json.loads((tmp_path / "proof.json").read_text())
+    assert set(data["autoencoder"]["rows"]) == {"camera stands", "camera pans"}
+    assert set(data["hold"]["rows"]["student, all"]) == {"dB in chunk 2", "dB in chunk 3"}
+    for name in ("autoencoder.png", "hold.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.width > 128
+    assert main(["prove", "hold", "--held", "0", *few[4:]]) == 2
 
 
 def test_one_command_writes_tables_numbers_and_pictures(

@@ -76,11 +76,17 @@ def with_steps(engine: Engine, steps: int) -> Engine:
     return other
 
 
-def shoot(engine: Engine, take: Take) -> Film:
-    """Films a take, chunk by chunk, as a visitor would see it."""
+def go_on(engine: Engine, take: Take) -> Film:
+    """Films a take that begins with the true first chunk of its world."""
+    first = draw(replace(take, keep=tuple(range(CHUNK_FRAMES))))
+    return shoot(engine, take, np.stack(list(first.frames.values())))
+
+
+def shoot(engine: Engine, take: Take, start: np.ndarray | None = None) -> Film:
+    """Films a take, chunk by chunk, as a visitor would see it; `start` is a clip that the film begins with."""
     cues = tuple(PromptCue.of(chunk, prompt, memory=take.switch) for chunk, prompt in take.prompts())
     engine = engine if take.steps is None else with_steps(engine, take.steps)
-    session = engine.new_session(timeline=Timeline(cues), seed=take.seed, policy=take.policy)
+    session = engine.new_session(timeline=Timeline(cues), seed=take.seed, policy=take.policy, start=start)
     wanted, frames = set(take.keep), dict[int, np.ndarray]()
     similarities, promotions = [], 0
     for index, chunk in enumerate(session.stream(chunks=take.chunks)):

@@ -15,8 +15,10 @@ import cf_app
 
 from ..engine.engine import Engine
 from ..memory.policy import Fifo, InfinityRope, Policy, SinkWindow, SlowFast, Uniform, policy_to_dict
-from . import clips, drift, prompts, revisit
-from .films import Film, Studio, Take, draw, recoded, shoot
+from ..training.data import CHUNK_FRAMES
+from ..training.grammar import MOTIONS
+from . import clips, drift, likeness, prompts, revisit
+from .films import Film, Studio, Take, draw, go_on, recoded, shoot
 from .probe import LOOKS, Probe, load_probe, save_probe, train_probe
 from .report import Results, sheet
 
@@ -256,6 +258,42 @@ def clipping(bench: Bench, arguments: argparse.Namespace, results: Results) -> N
     results.add("clips", "steer.webp", clips.write_clip(results.folder / "steer.webp", take, {"live": film}))
 
 
+def coding(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
+    """What the autoencoder keeps of held-out worlds, by what their cameras do."""
+    results.begin("autoencoder", clips=arguments.clips, model=bench.studio.engine.name)
+    pictures, at = {}, likeness.CODED_CHUNKS - 1
+    for camera, said in (("still", "camera stands"), ("right", "camera pans")):
+        takes = likeness.coded_takes(arguments.clips, camera)
+        truths, shown = [draw(take) for take in takes], bench.film(takes, said, recoded)
+        results.add("autoencoder", said, {"dB": likeness.psnr(shown, truths, at),
+                                          "crispness": likeness.crispness(shown, truths, at)})
+        middle = likeness.pictures_of(at)[CHUNK_FRAMES // 2]
+        pictures |= {f"{said}, {label}": [film.frames[middle] for film in films[:6]]
+                     for label, films in (("truth", truths), ("decoded", shown))}
+    sheet(pictures, results.folder / "autoencoder.png", scale=2)
+
+
+def holding(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
+    """From a true first chunk on: dB against the truth, by motion, and the autoencoder's own."""
+    results.begin("hold", films=arguments.held, model=bench.studio.engine.name, camera="still")
+    takes = likeness.held_takes(arguments.held)
+    truths = [draw(take) for take in takes]
+    coded, shown = bench.film(takes, "autoencoder", recoded), bench.film(takes, "hold", go_on)
+    runs = {"truth, autoencoder": coded, "student": shown}
+    for label, films in runs.items():
+        for motion in ("all", *MOTIONS):
+            pairs = [(film, truth) for film, truth, take in zip(films, truths, takes, strict=True)
+                     if motion in ("all", take.cues[0][1].motion)]
+            if pairs:
+                mine, true = zip(*pairs, strict=True)
+                results.add("hold", f"{label}, {motion}", {f"dB in chunk {chunk + 1}": likeness.psnr(mine, true, chunk)
+                                                           for chunk in likeness.HELD_CHUNKS})
+    at = [likeness.pictures_of(chunk)[CHUNK_FRAMES // 2] for chunk in likeness.HELD_CHUNKS]
+    rows = {f"{i} {name}": [film.frames[frame] for frame in at] for i in range(min(6, len(takes)))
+            for name, film in (("truth", truths[i]), ("student", shown[i]))}
+    sheet(rows, results.folder / "hold.png")
+
+
 def few_and_many(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
     """The same measures with other numbers of denoising steps, and for a teacher with its many."""
     results.begin("steps", prompts=arguments.prompts, seeds=arguments.seeds)
@@ -281,4 +319,5 @@ def _at_steps(bench: Bench, arguments: argparse.Namespace, steps: int, label: st
 PROOFS: dict[str, Callable[[Bench, argparse.Namespace, Results], None]] = {
     "prompts": following, "revisit": revisits, "gaps": gaps, "sizes": sizes, "switch": switching,
     "drift": drifting, "steps": few_and_many, "clips": clipping,
+    "autoencoder": coding, "hold": holding,
 }

@@ -2,8 +2,9 @@
 
 Measures: `prompts` (following), `revisit` (memory policies on a camera that sweeps away for 8 s), `gaps` (shorter and
 longer absences), `sizes` (smaller memories), `switch` (latency of a change of prompt),
-`drift` (minutes), `steps` (few against many), `clips` (two short ones to look at). The same seeds for every policy. The
-truth, rendered, goes through every measure first: what it scores is the most that can be read.
+`drift` (minutes), `steps` (few against many), `autoencoder` (what it keeps of held-out worlds), `hold` (do shapes last?
+films that go on from a true first chunk, against the truth), `clips` (two short ones to look at). The same seeds for
+every policy. The truth, rendered, goes through every measure first: what it scores is the most that can be read.
 """
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import argparse
 import os
 from pathlib import Path
 
-MEASURES = ("prompts", "revisit", "gaps", "sizes", "switch", "drift", "steps", "clips")
+MEASURES = ("prompts", "revisit", "gaps", "sizes", "switch", "drift", "steps", "autoencoder", "hold", "clips")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--films", type=int, default=4, help="drift: films (default %(default)s)")
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 32],
                         help="steps: numbers of denoising steps (default: 4 32)")
+    parser.add_argument("--clips", type=int, default=48, help="autoencoder: clips of each camera (default %(default)s)")
+    parser.add_argument("--held", type=int, default=36, help="hold: films (default %(default)s)")
     parser.add_argument("--probe", type=Path, default=Path("runs/probe.safetensors"),
                         help="the probe's weights; trained (minutes) and written there first where there are none")
     parser.add_argument("--out", type=Path, default=Path("runs/proof"), help="folder of proof.json and the pictures")
@@ -55,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     chosen = MEASURES if "all" in chosen else chosen
     if unknown := sorted(set(chosen) - set(MEASURES)):
         raise ValueError(f"measure {', '.join(unknown)}: expected some of {', '.join(MEASURES)}, or all")
-    for name in ("seeds", "prompts", "switches", "minutes", "films", "workers"):
+    for name in ("seeds", "prompts", "switches", "minutes", "films", "clips", "held", "workers"):
         if vars(arguments)[name] < 1:
             raise ValueError(f"--{name} is {vars(arguments)[name]}, expected at least 1")
     from tqdm import tqdm

@@ -44,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "--streaming, else none)")
     parser.add_argument("--streaming", action="store_true", help="context: rollouts that go on from step to step, "
                         "every chunk a target and then context (how the shipped student was made)")
+    parser.add_argument("--anchored", type=float, metavar="SHARE", help="context with --streaming: of the rollouts "
+                        "are of worlds whose truth is known, and held to it (default: 0)")
     parser.add_argument("--no-recycling", action="store_true",
                         help="ablation, rollouts, teacher: no errors in the context")
     parser.add_argument("--no-curriculum", action="store_true", help="ablation, context: longest rollouts at once")
@@ -148,6 +150,10 @@ def _context(arguments: argparse.Namespace) -> None:
 
     config = (streamed if arguments.streaming else stage_two)(_budget(arguments, 60))
     config = _changed(config, window=arguments.teacher_window)
+    if arguments.anchored is not None:
+        if not (arguments.streaming and 0 <= arguments.anchored <= 1):
+            raise ValueError(f"--anchored {arguments.anchored:g}: expected 0 to 1, and --streaming")
+        config = _changed(config, anchored=arguments.anchored)
     if arguments.longest is not None:
         config = shortened(config, arguments.longest)
     _distillation(arguments, "context", "distill", without_curriculum(config) if arguments.no_curriculum else config)

@@ -8,6 +8,9 @@ rollouts grow with the steps; context is fully denoised, targets leave at a rand
 The loss of a rollout is a sum over target chunks given what came before them: by the chain rule that is the divergence
 of the whole window. No recorded data is needed, only prompts.
 
+What a teacher scores is a chunk's likelihood in its context, so it does not mind a shape that has melted there. Where
+the truth is known all along (`known_rollout`), a second loss can hold the samples to it (`anchored`).
+
 A `Stream` is stage 2 where updates are dear: a rollout goes on from step to step and every chunk is first a target,
 then context (LongLive's streaming long tuning), so no chunk is made for context alone. Older keys and values are those
 of the weights of their time, as in `rollouts`.
@@ -23,10 +26,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ..model.patch_vae import PatchVideoAutoencoder
+from .autoencoder import load_autoencoder
 from .data import CHUNK_LATENTS
 from .loop import Budget
 from .losses import (
     Flow,
+    anchoring,
     contextual_dmd,
     critic_loss,
     guided,
@@ -36,7 +42,7 @@ from .losses import (
     score_sigmas,
 )
 from .rollout import Rollout
-from .self_rollout import beside, blank_rollout, denoise, glance, remember, rollout_prompts
+from .self_rollout import beside, blank_rollout, denoise, glance, known_rollout, remember, rollout_prompts
 from .setup import Learner, Rates, set_up
 from .strips import Strip
 from .student import SHIFT, Student, student_levels
@@ -60,6 +66,7 @@ class Distillation:
             A short one is the ablation "short-context teacher".
         size: [C, Y, X] of a latent frame.
         streaming: every step makes one chunk of a rollout that goes on (`Stream`); `targets` is not used.
+        anchored: share of the streams whose truth is known; their samples are held to it with the weight `anchor`.
         strip_chunks: of a sample for the strip.
     """
 
@@ -75,6 +82,8 @@ class Distillation:
     shift: float = SHIFT
     streaming: bool = False
     size: tuple[int, int, int] = (16, HEIGHT // 8, WIDTH // 8)
+    anchored: float = 0.0
+    anchor: float = 0.5
     strip_chunks: int = 6
     student_rates: Rates = STUDENT_RATES
     critic_rates: Rates = CRITIC_RATES
@@ -136,18 +145,25 @@ def distill_step(trio: Trio, config: Distillation, step: int, rng: random.Random
 
 
 class Stream:
-    """Rollouts that go on from step to step: each step's chunk is a target, is finished, and becomes context."""
+    """Rollouts that go on from step to step: each step's chunk is a target, is finished, and becomes context.
 
-    def __init__(self, trio: Trio, config: Distillation, rng: random.Random) -> None:
-        self.trio, self.config, self.rng = trio, config, rng
+    Raises:
+        ValueError: the configuration asks for `anchored` streams and there is no autoencoder to encode their truth.
+    """
+
+    def __init__(self, trio: Trio, config: Distillation, rng: random.Random,
+                 vae: PatchVideoAutoencoder | None = None) -> None:
+        if config.anchored and vae is None:
+            raise ValueError(f"{config.anchored:g} of the streams anchored to the truth: that needs the autoencoder")
+        self.trio, self.config, self.rng, self.vae = trio, config, rng, vae
         self.rollouts: tuple[Rollout, ...] = ()
+        self.known = False
 
     def step(self, step: int) -> dict[str, Tensor | float]:
         """The next chunk of a batch of rollouts, or the first of new ones: an update of the critic, and of the student
         in every `critic_updates`th step."""
         trio, config, accelerator = self.trio, self.config, self.trio.accelerator
-        if not self.rollouts or self.rollouts[0].chunk == self.rollouts[0].chunks:
-            self._start(step)
+        self._stand(step)
         mine, critics, teachers = self.rollouts
         passes = random.Random(f"{config.seed} {step}").randint(1, len(config.levels))  # the same in every process
         teaches = step % config.critic_updates == 0
@@ -159,18 +175,35 @@ class Stream:
             if rest:
                 sigma = torch.full((len(clean),), rest[0], device=clean.device)
                 clean = denoise(flow, noised(clean, torch.randn_like(clean), sigma), rest)
-        _add_losses(trio, config, x0, (critics, teachers), losses, teaches, 1)
+        _add_losses(trio, config, x0, (critics, teachers), losses, teaches, 1, truth if self.known else None)
         truth.copy_(clean)
-        _remember_all(trio, mine, critics, teachers)
-        for rollout in self.rollouts:
-            rollout.advance()
+        self._go_on()
         return losses | _update(trio, teaches)
 
+    def _stand(self, step: int) -> None:
+        """Goes to a chunk that is the student's to make, in new rollouts where there is none."""
+        while True:
+            if not self.rollouts or self.rollouts[0].chunk == self.rollouts[0].chunks:
+                self._start(step)
+            elif self.known and self.rollouts[0].inventing:
+                self._go_on()
+            else:
+                return
+
     def _start(self, step: int) -> None:
-        config = self.config
+        config, device = self.config, self.trio.accelerator.device
         chunks = self.rng.randint(config.first, rollout_horizon(step, config.ramp, config.first, config.last))
-        mine = blank_rollout(config.videos, chunks, config.size, CHUNK_LATENTS, self.rng, self.trio.accelerator.device)
+        self.known = chunks > 1 and self.rng.random() < config.anchored
+        if self.known and self.vae is not None:
+            mine = known_rollout(self.vae, config.videos, chunks, self.rng, device)
+        else:
+            mine = blank_rollout(config.videos, chunks, config.size, CHUNK_LATENTS, self.rng, device)
         self.rollouts = mine, beside(mine), beside(mine, config.window)
+
+    def _go_on(self) -> None:
+        _remember_all(self.trio, *self.rollouts)
+        for rollout in self.rollouts:
+            rollout.advance()
 
 
 @torch.no_grad()
@@ -190,8 +223,8 @@ def _update(trio: Trio, teaches: bool) -> dict[str, Tensor | float]:
 
 
 def _add_losses(trio: Trio, config: Distillation, x0: Tensor, rollouts: tuple[Rollout, Rollout],
-                losses: dict[str, Tensor | float], teaches: bool, targets: int) -> None:
-    """Adds the gradients of one target chunk of `targets`, and the losses to `losses`."""
+                losses: dict[str, Tensor | float], teaches: bool, targets: int, truth: Tensor | None = None) -> None:
+    """Adds the gradients of one target chunk of `targets`, whose `truth` may be known, and the losses to `losses`."""
     critics, teachers = rollouts
     fake = partial(_learner_flow, trio.critic, critics)
     draw = partial(score_sigmas, len(x0), config.shift)
@@ -203,8 +236,11 @@ def _add_losses(trio: Trio, config: Distillation, x0: Tensor, rollouts: tuple[Ro
         real = _guided_flow(trio.teacher, teachers, config.guidance)
         with trio.accelerator.autocast():
             loss = contextual_dmd(x0, torch.randn_like(x0), draw().to(x0), real, fake) / targets
-        trio.accelerator.backward(loss)
         losses["dmd"] = losses.get("dmd", 0.0) + loss.detach()
+        if truth is not None:
+            loss = loss + config.anchor * anchoring(x0, truth) / targets
+            losses["error"] = (x0.detach() - truth).square().mean()
+        trio.accelerator.backward(loss)
 
 
 def _learner_flow(learner: Learner, rollout: Rollout, x: Tensor, sigma: Tensor) -> Tensor:
@@ -235,7 +271,7 @@ def train_distillation(start: Path, teacher: Path, folder: Path, vae: Path, conf
     student, critic = stage.learners
     trio = Trio(stage.accelerator, student, critic, frozen(Student.load(teacher), stage.accelerator.device))
     strip = Strip(vae, folder, config.strip_chunks)
-    stream = Stream(trio, config, stage.rng)
+    stream = Stream(trio, config, stage.rng, load_autoencoder(vae) if config.anchored else None)
     for step in stage.run.steps():
         student.schedule(stage.run)
         critic.schedule(stage.run)

@@ -68,6 +68,13 @@ def dmd_loss(x0: Tensor, gradient: Tensor) -> Tensor:
     return 0.5 * (x0.float() - (x0 - gradient).detach().float()).square().mean()
 
 
+def anchoring(x0: Tensor, truth: Tensor) -> Tensor:
+    """The loss of samples `x0` [B, ...] whose truth is known, on the scale of `dmd_loss`: its gradient in x0 is
+    (x0 - truth) / mean |x0 - truth|, per sample, divided by how many numbers x0 has; as if the real score knew the
+    truth and the fake one each sample itself."""
+    return dmd_loss(x0, dmd_gradient(x0.detach(), truth, x0.detach()))
+
+
 def contextual_dmd(x0: Tensor, noise: Tensor, sigma: Tensor, real: Flow, fake: Flow) -> Tensor:
     """Contextual DMD (Context Forcing, section 3): the DMD loss of a target given the context that the student made.
 

@@ -6,17 +6,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ..memory.policy import InfinityRope, SlowFast
-from .data import CHUNK_SECONDS, shared_cues
+from ..model.patch_vae import PatchVideoAutoencoder
+from .data import CHUNK_SECONDS, Cues, draw_video, shared_cues
 from .grammar import describe
 from .losses import Flow, noised, predicted_x0
 from .rollout import MemoryContext, Rollout
 from .rollouts import look_away_promotions
 from .student import Student
+from .world import World
 
 
 class _Forgetful(list[tuple[Tensor, Tensor]]):
@@ -71,16 +74,44 @@ def blank_rollout(videos: int, chunks: int, size: tuple[int, int, int], chunk_la
     memory. In half of the batches the cameras sweep away and back; in the others the rate of promotion is drawn.
     `size` is [C, Y, X]."""
     cues_of, turns = shared_cues(rng.choice(("any", "away")), rng, chunks)
-    prompts = []
-    for _ in range(videos):
-        cues = cues_of(rng)
-        starts = [round(seconds / CHUNK_SECONDS) for seconds, _ in cues]
-        row = [max(i for i, start in enumerate(starts) if start <= chunk) for chunk in range(chunks)]
-        prompts.append([describe(cues[i][1], rng, drop) for i in row])
+    prompts = [prompts_of(cues_of(rng), chunks, rng, drop) for _ in range(videos)]
     latents = torch.zeros(videos, size[0], chunks * chunk_latents, *size[1:], device=device)
+    return Rollout(latents, prompts, random_promotions(turns, chunks, rng), SlowFast())
+
+
+def known_rollout(vae: PatchVideoAutoencoder, videos: int, chunks: int, rng: random.Random,
+                  device: torch.device) -> Rollout:
+    """`videos` videos to be made of which the truth is known: it is what the latents hold until they are made.
+
+    The camera stands, so all that comes follows from the first chunk and the prompts, or it sweeps away and back, so
+    all follows from the first chunk and the first one away: where the rollout is `inventing`, the truth must be given.
+    """
+    cues_of, turns = shared_cues(rng.choice(("any", "away")), rng, chunks)
+    prompts, latents = [], []
+    for _ in range(videos):
+        cues = tuple((begin, scene if scene.camera == "away" else replace(scene, camera="still"))
+                     for begin, scene in cues_of(rng))
+        prompts.append(prompts_of(cues, chunks, rng))
+        video = draw_video(World.sample(rng, cues, chunks * CHUNK_SECONDS), chunks)
+        with torch.no_grad():
+            latents.append(vae.encode(video.to(vae.device)))
+    promotions = random_promotions(turns, chunks, rng)
+    return Rollout(torch.cat(latents).to(device), prompts, promotions, SlowFast(), turns=turns)
+
+
+def prompts_of(cues: Cues, chunks: int, rng: random.Random, drop: float = 0.0) -> list[str]:
+    """A paraphrase for each chunk of the cue in force; `drop` is the probability that an attribute is left out."""
+    starts = [round(seconds / CHUNK_SECONDS) for seconds, _ in cues]
+    row = [max(i for i, start in enumerate(starts) if start <= chunk) for chunk in range(chunks)]
+    return [describe(cues[i][1], rng, drop) for i in row]
+
+
+def random_promotions(turns: Sequence[int], chunks: int, rng: random.Random) -> list[bool]:
+    """Which chunks the gate lets into slow memory: those of the turns, mostly, or any at a random rate."""
+    if turns:
+        return look_away_promotions(turns, chunks, rng)
     rate = rng.choice((0.1, 0.3, 0.5, 0.5, 0.7, 1.0))
-    promotions = look_away_promotions(turns, chunks, rng) if turns else [rng.random() < rate for _ in range(chunks)]
-    return Rollout(latents, prompts, promotions, SlowFast())
+    return [rng.random() < rate for _ in range(chunks)]
 
 
 def beside(rollout: Rollout, window: int | None = None) -> Rollout:
