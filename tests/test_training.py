@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,15 @@ from torch import nn
 from cf_app.cli import main
 from cf_app.memory.policy import SlowFast
 from cf_app.model.patch_vae import PatchVideoAutoencoder
-from cf_app.training.data import LatentVideos, look_away_starts, make_shard, shared_cues
+from cf_app.training.data import (
+    CHUNK_SECONDS,
+    LONGEST_GAP,
+    LatentVideos,
+    look_away_starts,
+    make_shard,
+    sample_cues,
+    shared_cues,
+)
 from cf_app.training.grammar import CAMERAS
 from cf_app.training.loop import Budget, Ema, Run, learning_rate_factor
 from cf_app.training.losses import flow_matching, noised, predicted_x0, sample_sigmas, shifted
@@ -151,10 +160,21 @@ def test_every_stage_runs_small_and_the_student_generates(tmp_path: Path) -> Non
     config = json.loads((target / "cf_config.json").read_text())
     assert config["memory"]["tau"] == 0.9 and len(config["sampler"]["timesteps"]) == 8
     stream = ["train", "context", "--streaming", "--tiny", "--out", str(out), "--threads", "1", "--name", "stream"]
-    assert main([*stream, "--start", "rollouts", "--teacher", "rollouts"]) == 0
+    assert main([*stream, "--start", "rollouts", "--teacher", "rollouts", "--anchored", "1"]) == 0
+    assert '"error"' in (out / "stream" / "log.jsonl").read_text(), "held to a truth that is known"
     export = ["train", "export", "--tiny", "--out", str(out), "--student", "stream", "--passes", "4", "--tau", "1"]
     assert main(export) == 0
     assert json.loads((target / "cf_config.json").read_text())["sampler"]["timesteps"] == [1000, 750, 500, 250]
+
+
+def test_some_cameras_pan_for_long_and_then_stand_where_they_are() -> None:
+    firsts = [sample_cues(random.Random(seed), 27)[:2] for seed in range(300)]
+    long = [begin for (_, scene), *rest in firsts for begin, after in rest
+            if scene.camera in ("right", "left") and after == replace(scene, camera="still")
+            and begin > LONGEST_GAP * CHUNK_SECONDS]
+    assert 10 < len(long) < 60 and max(long) > 20 * CHUNK_SECONDS
+    short = [sample_cues(random.Random(seed), LONGEST_GAP) for seed in range(300)]
+    assert all(begin < LONGEST_GAP * CHUNK_SECONDS for cues in short for begin, _ in cues)
 
 
 def test_a_stage_without_its_forerunner_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

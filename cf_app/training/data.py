@@ -23,15 +23,25 @@ from .world import FPS, World, render
 
 CHUNK_FRAMES, CHUNK_LATENTS = 12, 3
 CHUNK_SECONDS = CHUNK_FRAMES / FPS
+LONG_PANS = 0.15          # of the videos of any kind that are longer than `LONGEST_GAP` chunks
+LONGEST_GAP = 12
 _CAMERA = list(ATTRIBUTES).index("camera")
 Cues = tuple[tuple[float, Scene], ...]
 
 
 def sample_cues(rng: random.Random, chunks: int) -> Cues:
-    """A first scene; in most videos some or all of its attributes change every 3 to 12 chunks, on a chunk's start."""
+    """A first scene; in most videos some or all of its attributes change every 3 to 12 chunks, on a chunk's start.
+
+    In a few a camera pans for long first and then stands where it is: memory still holds where it came from.
+    """
     scene = Scene.sample(rng)
     cues = [(0.0, scene)]
     chunk = rng.randint(3, 12)
+    if rng.random() < LONG_PANS and chunks > LONGEST_GAP:
+        scene = replace(scene, camera=rng.choice(("right", "left")))
+        chunk = rng.randint(LONGEST_GAP // 2, chunks - 3)
+        cues = [(0.0, scene), (chunk * CHUNK_SECONDS, scene := replace(scene, camera="still"))]
+        chunk += rng.randint(4, 12)
     while rng.random() < 0.7 and chunk < chunks:
         names = rng.sample(tuple(ATTRIBUTES), rng.choice((1, 1, 2, 3, 4, 5)))
         scene = scene.changed(rng, tuple(names))

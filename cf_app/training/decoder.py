@@ -40,11 +40,11 @@ from .world import FPS, World, render
 class DecoderTraining:
     """`clips` of `chunks` chunks a step from a pool of `pool`, among them the newest. The pool begins with `first`
     draws, another one comes every `renew` steps. `free` of the draws are films of `longest` chunks, all but the first
-    one made by the student, cut into clips; of the others `goes_on` keep their prompt. Of each clip `window` latent
-    frames and a square of `crop` latent cells are seen: of `tries` random places that in which most changes, because
-    edges that move are what the latents keep least of. `levels` are the noise levels of all of the student's passes; a
-    clip that is not of a free film goes through the last `undone` of them, or through fewer. `true` of the clips are
-    decoded from true latents, so that nothing is unlearnt.
+    one made by the student, cut into clips (that makes half of all clips); of the others `goes_on` keep their prompt.
+    Of each clip `window` latent frames and a square of `crop` latent cells are seen: of `tries` random places that in
+    which most changes, because edges that move are what the latents keep least of. `levels` are the noise levels of all
+    of the student's passes; a clip that is not of a free film goes through the last `undone` of them, or through fewer.
+    `true` of the clips are decoded from true latents, so that nothing is unlearnt.
     """
 
     budget: Budget
@@ -54,7 +54,7 @@ class DecoderTraining:
     chunks: int = 2
     pool: int = 1500
     first: int = 48
-    free: float = 0.4
+    free: float = 0.15
     longest: int = 11
     undone: int = 2
     window: int = 3

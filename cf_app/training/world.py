@@ -24,6 +24,7 @@ AWAY = 144.0              # units that a camera sweeps to the right when it look
 SWEEP_SECONDS = 5 / FPS   # a sweep by `AWAY`: it moves in the first latent frame of its chunk and rests in the others
 SWAY_SECONDS = 12.0       # period in which a subject goes to the right, to the left and back to the middle
 HOP_SECONDS = 1.5         # one hop: two chunks
+HOP_HEIGHT = 12.0         # units: at most one latent cell in a latent frame, so what moves stays sharp
 BLEND_SECONDS = 1.0       # length of the cross-fade after a change of prompt
 RADIUS = 16.0             # of the subject: four latent cells across
 
@@ -234,7 +235,7 @@ class _Canvas:
         sway, rest = (2 * math.pi * t / SWAY_SECONDS).sin(), GROUND - RADIUS
         if motion == "hops":
             cycle = (t / HOP_SECONDS) % 1.0
-            return 64 + 12 * sway, rest - 20 * 4 * cycle * (1 - cycle), 0 * t
+            return 64 + 12 * sway, rest - HOP_HEIGHT * 4 * cycle * (1 - cycle), 0 * t
         if motion == "rolls":
             return 64 + 26 * sway, rest + 0 * t, 26 * sway / RADIUS
         bob = (4 * math.pi * t / SWAY_SECONDS).sin()
