@@ -306,6 +306,12 @@ def test_one_command_writes_tables_numbers_and_pictures(
     rows = json.loads((tmp_path / "proof" / "proof.json").read_text())["sizes"]["rows"]
     assert list(rows) == [f"slow {size}: {name}" for size in (3, 6) for name in ("slow-fast", "uniform-1")]
     assert "slow-fast is above at 8 s" in rows["slow 3: uniform-1"]
+    for tau in ("0", "1"):   # a gate that lets in nothing, and everything
+        assert main(["prove", "sizes", *common, "--seeds", "2", "--sizes", "3", "--policies", "slow-fast",
+                     "--tau", tau]) == 0
+        row, = json.loads((tmp_path / "proof" / "proof.json").read_text())["sizes"]["rows"].values()
+        assert row["promoted"] == 0 if tau == "0" else row["promoted"] > 0.5
+    assert main(["prove", "sizes", *common, "--tau", "2"]) == 2
     assert main(["prove", "sizes", *common, "--sizes", "0"]) == 2
     assert main(["prove", "memory", *common]) == 2
     assert main(["prove", "revisit", *common, "--policies", "best"]) == 2

@@ -91,6 +91,14 @@ def chosen_policies(own: Policy, names: Sequence[str] | None) -> dict[str, Polic
     return {name: policy for name, policy in known.items() if not names or name in names}
 
 
+def own_policy(bench: Bench, arguments: argparse.Namespace) -> Policy:
+    """The model's own memory policy, with the threshold that `--tau` asks for."""
+    own = bench.studio.engine.policy
+    if arguments.tau is None:
+        return own
+    return replace(own if isinstance(own, SlowFast) else SlowFast(), tau=arguments.tau)
+
+
 def revisits(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
     """A camera that sweeps away for 8 s and back, under every policy and several tau."""
     measure, trial = "revisit", Trial(revisit.sweep_course(arguments.seeds, AWAY_SECONDS))
@@ -100,7 +108,7 @@ def revisits(bench: Bench, arguments: argparse.Namespace, results: Results) -> N
         results.add(measure, label, trial.row(films)[0])
         pictures[label] = trial.story(films[0])
     base: dict[float, list[revisit.Distances]] | None = None
-    todo = dict(chosen_policies(bench.studio.engine.policy, arguments.policies))
+    todo = dict(chosen_policies(own_policy(bench, arguments), arguments.policies))
     while todo:
         label, policy = next(iter(todo.items()))
         del todo[label]
@@ -128,10 +136,11 @@ def gaps(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
     """Shorter and longer absences."""
     results.begin("gaps", seeds=arguments.seeds, interval="95 % bootstrap", **_who(bench))
     trials = {gap: Trial(revisit.sweep_course(arguments.seeds, gap)) for gap in arguments.gaps}
-    for label in ("truth", *chosen_policies(bench.studio.engine.policy, arguments.policies)):
+    own = own_policy(bench, arguments)
+    for label in ("truth", *chosen_policies(own, arguments.policies)):
         row: dict[str, object] = {}
         for gap, trial in trials.items():
-            policy = policies(bench.studio.engine.policy).get(label)
+            policy = policies(own).get(label)
             films = ([draw(take) for take in trial.takes] if label == "truth"
                      else bench.film(trial.takes_with(policy), f"{label}, {gap:g} s"))
             row |= {name if name.endswith(" s") else f"{name} {gap:g} s": value
@@ -142,7 +151,7 @@ def gaps(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
 def sizes(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
     """The same 8 s with less room: how little memory is enough, when what is kept is chosen well?"""
     results.begin("sizes", seeds=arguments.seeds, interval="95 % bootstrap", **_who(bench))
-    trial, own = Trial(revisit.sweep_course(arguments.seeds, AWAY_SECONDS)), bench.studio.engine.policy
+    trial, own = Trial(revisit.sweep_course(arguments.seeds, AWAY_SECONDS)), own_policy(bench, arguments)
     if min(arguments.sizes) < 1:
         raise ValueError(f"--sizes {min(arguments.sizes)}: expected at least 1 latent frame of slow memory")
     for size in arguments.sizes:

@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="revisit, gaps, sizes: films (default %(default)s)")
     parser.add_argument("--policies", nargs="+", metavar="NAME",
                         help="revisit, gaps, sizes: only these (slow-fast, fifo, ...)")
+    parser.add_argument("--tau", type=float, help="revisit, gaps, sizes: Slow-Fast's threshold (default: the model's)")
     parser.add_argument("--gaps", type=float, nargs="+", default=[4.0, 16.0, 24.0], metavar="SECONDS",
                         help="gaps: how long the camera is away (default: 4 16 24)")
     parser.add_argument("--sizes", type=int, nargs="+", default=[6, 3], metavar="LATENTS",
