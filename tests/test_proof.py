@@ -309,7 +309,9 @@ def test_one_command_writes_tables_numbers_and_pictures(
     for tau in ("0", "1"):   # a gate that lets in nothing, and everything
         assert main(["prove", "sizes", *common, "--seeds", "2", "--sizes", "3", "--policies", "slow-fast",
                      "--tau", tau]) == 0
-        row, = json.loads((tmp_path / "proof" / "proof.json").read_text())["sizes"]["rows"].values()
+        measured = json.loads((tmp_path / "proof" / "proof.json").read_text())["sizes"]
+        row, = measured["rows"].values()
+        assert measured["settings"]["memory"]["tau"] == float(tau), "the record says which"
         assert row["promoted"] == 0 if tau == "0" else row["promoted"] > 0.5
     assert main(["prove", "sizes", *common, "--tau", "2"]) == 2
     assert main(["prove", "sizes", *common, "--sizes", "0"]) == 2

@@ -15,6 +15,7 @@ import numpy as np
 from ..training.data import CHUNK_FRAMES
 from ..training.grammar import Scene
 from .films import Film, Take
+from .prompts import frames_of
 
 CODED_CHUNKS = 3
 HELD_CHUNKS = (1, 4, 9)     # that are compared, counted from 0; the first one is given
@@ -22,7 +23,7 @@ HELD_CHUNKS = (1, 4, 9)     # that are compared, counted from 0; the first one i
 
 def pictures_of(*chunks: int) -> tuple[int, ...]:
     """All pixel frames of these chunks."""
-    return tuple(chunk * CHUNK_FRAMES + i for chunk in chunks for i in range(CHUNK_FRAMES))
+    return frames_of(chunks, range(CHUNK_FRAMES))
 
 
 def coded_takes(count: int, camera: str) -> list[Take]:
@@ -57,5 +58,4 @@ def crispness(films: Sequence[Film], truths: Sequence[Film], chunk: int) -> floa
 
 def _stack(films: Sequence[Film], chunk: int) -> np.ndarray:
     """[films, P, H, W, 3], 0 to 255."""
-    return np.stack([np.stack([film.frames[i] for i in pictures_of(chunk)])
-                     for film in films]).astype(np.float32)
+    return np.stack([[film.frames[i] for i in pictures_of(chunk)] for film in films]).astype(np.float32)

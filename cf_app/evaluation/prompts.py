@@ -24,9 +24,9 @@ SWITCH_AT, SWITCH_CHUNKS = 6, 15  # chunk of the change, length of the film
 SWITCH_READ = range(SWITCH_AT, SWITCH_CHUNKS - 1)
 
 
-def frames_of(chunks: Sequence[int]) -> tuple[int, ...]:
-    """Pixel frames that readings at these chunks need."""
-    return tuple(chunk * CHUNK_FRAMES + offset for chunk in chunks for offset in LOOKS)
+def frames_of(chunks: Sequence[int], offsets: Sequence[int] = LOOKS) -> tuple[int, ...]:
+    """Pixel frames at `offsets` from the first of each of these chunks; by default those that readings need."""
+    return tuple(chunk * CHUNK_FRAMES + offset for chunk in chunks for offset in offsets)
 
 
 def prompt_takes(count: int, seed: int = 7) -> list[Take]:

@@ -102,13 +102,14 @@ def own_policy(bench: Bench, arguments: argparse.Namespace) -> Policy:
 def revisits(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
     """A camera that sweeps away for 8 s and back, under every policy and several tau."""
     measure, trial = "revisit", Trial(revisit.sweep_course(arguments.seeds, AWAY_SECONDS))
-    results.begin(measure, seeds=arguments.seeds, interval="95 % bootstrap", **_who(bench))
+    own = own_policy(bench, arguments)
+    results.begin(measure, seeds=arguments.seeds, interval="95 % bootstrap", **_who(bench, own))
     pictures = {}
     for label, films in trial.truths(bench):
         results.add(measure, label, trial.row(films)[0])
         pictures[label] = trial.story(films[0])
     base: dict[float, list[revisit.Distances]] | None = None
-    todo = dict(chosen_policies(own_policy(bench, arguments), arguments.policies))
+    todo = dict(chosen_policies(own, arguments.policies))
     while todo:
         label, policy = next(iter(todo.items()))
         del todo[label]
@@ -134,9 +135,9 @@ def tau_sweep(policy: Policy, films: Sequence[Film], count: int) -> dict[str, Po
 
 def gaps(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
     """Shorter and longer absences."""
-    results.begin("gaps", seeds=arguments.seeds, interval="95 % bootstrap", **_who(bench))
-    trials = {gap: Trial(revisit.sweep_course(arguments.seeds, gap)) for gap in arguments.gaps}
     own = own_policy(bench, arguments)
+    results.begin("gaps", seeds=arguments.seeds, interval="95 % bootstrap", **_who(bench, own))
+    trials = {gap: Trial(revisit.sweep_course(arguments.seeds, gap)) for gap in arguments.gaps}
     for label in ("truth", *chosen_policies(own, arguments.policies)):
         row: dict[str, object] = {}
         for gap, trial in trials.items():
@@ -150,8 +151,8 @@ def gaps(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
 
 def sizes(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
     """The same 8 s with less room: how little memory is enough, when what is kept is chosen well?"""
-    results.begin("sizes", seeds=arguments.seeds, interval="95 % bootstrap", **_who(bench))
     trial, own = Trial(revisit.sweep_course(arguments.seeds, AWAY_SECONDS)), own_policy(bench, arguments)
+    results.begin("sizes", seeds=arguments.seeds, interval="95 % bootstrap", **_who(bench, own))
     if min(arguments.sizes) < 1:
         raise ValueError(f"--sizes {min(arguments.sizes)}: expected at least 1 latent frame of slow memory")
     for size in arguments.sizes:
@@ -203,9 +204,9 @@ class Trial:
         return row, distances
 
 
-def _who(bench: Bench) -> dict[str, object]:
-    """The model and its own memory policy, for the record."""
-    return {"model": bench.studio.engine.name, "memory": policy_to_dict(bench.studio.engine.policy)}
+def _who(bench: Bench, own: Policy) -> dict[str, object]:
+    """The model and the memory policy that the others are compared with, for the record."""
+    return {"model": bench.studio.engine.name, "memory": policy_to_dict(own)}
 
 
 def following(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
@@ -279,7 +280,7 @@ def coding(bench: Bench, arguments: argparse.Namespace, results: Results) -> Non
         middle = likeness.pictures_of(at)[CHUNK_FRAMES // 2]
         pictures |= {f"{said}, {label}": [film.frames[middle] for film in films[:6]]
                      for label, films in (("truth", truths), ("decoded", shown))}
-    sheet(pictures, results.folder / "autoencoder.png", scale=2)
+    sheet(pictures, results.folder / "autoencoder.png")
 
 
 def holding(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:

@@ -24,7 +24,7 @@ from .world import FPS, World, render
 CHUNK_FRAMES, CHUNK_LATENTS = 12, 3
 CHUNK_SECONDS = CHUNK_FRAMES / FPS
 LONG_PANS = 0.15          # of the videos of any kind that are longer than `LONGEST_GAP` chunks
-LONGEST_GAP = 12
+LONGEST_GAP = 12          # chunks between two changes of prompt, otherwise
 _CAMERA = list(ATTRIBUTES).index("camera")
 Cues = tuple[tuple[float, Scene], ...]
 
@@ -36,17 +36,17 @@ def sample_cues(rng: random.Random, chunks: int) -> Cues:
     """
     scene = Scene.sample(rng)
     cues = [(0.0, scene)]
-    chunk = rng.randint(3, 12)
+    chunk = rng.randint(3, LONGEST_GAP)
     if rng.random() < LONG_PANS and chunks > LONGEST_GAP:
         scene = replace(scene, camera=rng.choice(("right", "left")))
         chunk = rng.randint(LONGEST_GAP // 2, chunks - 3)
         cues = [(0.0, scene), (chunk * CHUNK_SECONDS, scene := replace(scene, camera="still"))]
-        chunk += rng.randint(4, 12)
+        chunk += rng.randint(4, LONGEST_GAP)
     while rng.random() < 0.7 and chunk < chunks:
         names = rng.sample(tuple(ATTRIBUTES), rng.choice((1, 1, 2, 3, 4, 5)))
         scene = scene.changed(rng, tuple(names))
         cues.append((chunk * CHUNK_SECONDS, scene))
-        chunk += rng.randint(4, 12)
+        chunk += rng.randint(4, LONGEST_GAP)
     return tuple(cues)
 
 

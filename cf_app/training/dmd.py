@@ -195,7 +195,7 @@ class Stream:
         config, device = self.config, self.trio.accelerator.device
         chunks = self.rng.randint(config.first, rollout_horizon(step, config.ramp, config.first, config.last))
         self.known = chunks > 1 and self.rng.random() < config.anchored
-        if self.known and self.vae is not None:
+        if self.known:
             mine = known_rollout(self.vae, config.videos, chunks, self.rng, device)
         else:
             mine = blank_rollout(config.videos, chunks, config.size, CHUNK_LATENTS, self.rng, device)
