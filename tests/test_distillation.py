@@ -17,7 +17,7 @@ from cf_app.cli import main
 from cf_app.model.patch_vae import PatchVideoAutoencoder
 from cf_app.training import dmd
 from cf_app.training.autoencoder import load_autoencoder
-from cf_app.training.data import LatentVideos
+from cf_app.training.data import CHUNK_SECONDS, LatentVideos, draw_video
 from cf_app.training.dmd import (
     Distillation,
     Stream,
@@ -29,6 +29,7 @@ from cf_app.training.dmd import (
     without_curriculum,
 )
 from cf_app.training.full_size import LORA_TARGETS, FullScale, networks
+from cf_app.training.grammar import Scene
 from cf_app.training.loop import Budget
 from cf_app.training.rollout import Rollout
 from cf_app.training.self_rollout import (
@@ -37,12 +38,14 @@ from cf_app.training.self_rollout import (
     denoise,
     glance,
     known_rollout,
+    news,
     remember,
     rollout_prompts,
 )
 from cf_app.training.setup import Learner, Rates
 from cf_app.training.student import Student
 from cf_app.training.teacher import ErrorBank, TeacherTraining, many_levels, teacher_walk
+from cf_app.training.world import FPS, REACH, WIDTH, World
 
 SIZE = (16, 4, 4)
 CPU = torch.device("cpu")
@@ -199,18 +202,53 @@ def weights_vae() -> PatchVideoAutoencoder:
 
 
 def test_of_a_known_rollout_all_follows_from_what_is_given() -> None:
-    vae, kinds = weights_vae(), set[int]()
-    for seed in range(8):
+    vae, kinds, pans = weights_vae(), set[int](), set[tuple[bool, bool]]()
+    for seed in range(12):
         rollout = known_rollout(vae, 2, 12, random.Random(seed), CPU)
         assert rollout.latents.shape == (2, 16, 36, 10, 16) and len(rollout.plan) == rollout.chunks == 12
+        assert rollout.given is not None and rollout.given.shape == (2, 36, 16)
+        whole = [chunk for chunk in range(12) if bool(rollout.given[:, 3 * chunk:3 * chunk + 3].all())]
+        assert whole == [0, *rollout.turns[:1]] if rollout.turns else whole[0] == 0
         said = " ".join(prompt for row in rollout.prompts for prompt in row)
-        assert not {"pans", "moves", "panning"} & set(said.replace(",", "").split())
+        moves = bool({"pans", "moves", "panning"} & set(said.replace(",", "").split()))
+        partly = rollout.given.any(2) & ~rollout.given.all(2)
+        assert moves == bool(partly.any())
+        pans.add((moves, bool(rollout.turns)))
         kinds.add(min(2, len(rollout.turns)))
         if rollout.turns[1:]:  # the leftmost landmarks, where no subject comes: away, and home again
             edge = rollout.latents[..., 5:8, :3]
             home, away, back = (edge[:, :, 3 * chunk + 2] for chunk in (rollout.turns[0] - 1, *rollout.turns[:2]))
             assert float((home - back).square().mean()) < float((home - away).square().mean())
-    assert {0, 2} <= kinds, "cameras that stand, and such that came home"
+    assert {0, 2} <= kinds and len(pans) == 4, "cameras that stand or pan, and such that came home"
+
+
+def test_a_view_is_given_once_and_remembered_where_the_camera_comes_back_to_it() -> None:
+    home, away, left = (Scene("red", "ball", "hops", "snow", "day", camera) for camera in ("still", "away", "left"))
+    scenes = (home, away, home, away, left, home, away)     # one a chunk; the pan goes on to a view of its own
+    cues = tuple((chunk * CHUNK_SECONDS, scene) for chunk, scene in enumerate(scenes))
+    given = news(World.sample(random.Random(0), cues), len(scenes)).unflatten(0, (-1, 3))
+    assert given.all((1, 2)).tolist() == [True, True, False, False, True, False, True]
+    assert not given[2:4].any() and not given[5, :, 1:].any(), "of a pan's last step, one column"
+
+
+@pytest.mark.parametrize("camera", ["right", "left"])
+def test_what_comes_in_under_a_pan_is_given_and_nothing_else(camera: str) -> None:
+    """Landmarks that no chunk before could see change only the columns that are given."""
+    vae, rng, chunk = weights_vae(), random.Random(3), 4
+    side, changed = 1 if camera == "right" else -1, 0
+    for _ in range(4):
+        cues = ((0.0, replace(Scene.sample(rng), camera=camera)),)
+        world = World.sample(rng, cues, 5 * CHUNK_SECONDS)
+        middle = world.camera(chunk * CHUNK_SECONDS - 1 / FPS) + WIDTH / 2
+        seen = tuple(mark for mark in world.landmarks if side * (mark.x - middle) < WIDTH / 2 + REACH)
+        given = news(world, chunk + 1)[3 * chunk:]
+        assert [int(row.sum()) for row in given] == [1, 2, 3] and bool(news(world, 1).all())
+        both = [vae.encode(draw_video(each, chunk + 1))[0, :, 3 * chunk:]
+                for each in (world, replace(world, landmarks=seen))]
+        differs = (both[0] - both[1]).abs().amax((0, 2)) > 1e-4
+        assert not (differs & ~given).any()
+        changed += int(differs.sum())
+    assert changed, "some landmark came in"
 
 
 def test_an_anchored_stream_is_given_what_it_cannot_know_and_held_to_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:

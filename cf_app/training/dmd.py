@@ -158,7 +158,6 @@ class Stream:
             raise ValueError(f"{config.anchored:g} of the streams anchored to the truth: that needs the autoencoder")
         self.trio, self.config, self.rng, self.vae = trio, config, rng, vae
         self.rollouts: tuple[Rollout, ...] = ()
-        self.known = False
 
     def step(self, step: int) -> dict[str, Tensor | float]:
         """The next chunk of a batch of rollouts, or the first of new ones: an update of the critic, and of the student
@@ -170,14 +169,16 @@ class Stream:
         teaches = step % config.critic_updates == 0
         losses: dict[str, Tensor | float] = {"chunk": float(mine.chunk), "passes": float(passes)}
         flow, truth = partial(_learner_flow, trio.student, mine), mine.truth(mine.chunk)
+        given = mine.given_cells(mine.chunk)
         with accelerator.autocast():
             x0 = denoise(flow, torch.randn_like(truth), config.levels[:passes], gradient=teaches)
             clean, rest = x0.detach(), config.levels[passes:]
             if rest:
                 sigma = torch.full((len(clean),), rest[0], device=clean.device)
                 clean = denoise(flow, noised(clean, torch.randn_like(clean), sigma), rest)
-        _add_losses(trio, config, x0, (critics, teachers), losses, teaches, 1, truth if self.known else None)
-        truth.copy_(clean)
+        goal = None if given is None else torch.where(given, x0.detach(), truth)
+        _add_losses(trio, config, x0, (critics, teachers), losses, teaches, 1, goal)
+        truth.copy_(clean if given is None else torch.where(given, truth, clean))
         self._go_on()
         return losses | _update(trio, teaches)
 
@@ -186,16 +187,15 @@ class Stream:
         while True:
             if not self.rollouts or self.rollouts[0].chunk == self.rollouts[0].chunks:
                 self._start(step)
-            elif self.known and self.rollouts[0].inventing:
-                self._go_on()
-            else:
+            given = self.rollouts[0].given_cells(self.rollouts[0].chunk)
+            if given is None or not given.all():
                 return
+            self._go_on()
 
     def _start(self, step: int) -> None:
         config, device = self.config, self.trio.accelerator.device
         chunks = self.rng.randint(config.first, rollout_horizon(step, config.ramp, config.first, config.last))
-        self.known = chunks > 1 and self.rng.random() < config.anchored
-        if self.known:
+        if chunks > 1 and self.rng.random() < config.anchored:
             mine = known_rollout(self.vae, config.videos, chunks, self.rng, device)
         else:
             mine = blank_rollout(config.videos, chunks, config.size, CHUNK_LATENTS, self.rng, device)

@@ -47,12 +47,15 @@ class Rollout:
     """A batch of videos on their way: stored keys and values by latent frame, and the plan of what each chunk reads.
 
     The first `free` of them run on samples of the student's own. `turns` are the chunks at which their cameras
-    sweep away and back, if they do so together.
+    sweep away and back, if they do so together. `given` [B, F, X] are the columns of cells whose truth no student can
+    know and is given to it, if the truth is known of all others.
     """
 
     def __init__(self, latents: Tensor, prompts: list[list[str]], promotions: Sequence[bool],
-                 policy: Policy, free: int = 0, turns: Sequence[int] = ()) -> None:
+                 policy: Policy, free: int = 0, turns: Sequence[int] = (),
+                 given: Tensor | None = None) -> None:
         self.latents, self.prompts, self.chunk, self.free, self.turns = latents, prompts, 0, free, turns
+        self.given = given
         self.plan = simulate(policy.rule(CHUNK_LATENTS), promotions, CHUNK_LATENTS)
         self.stored: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
@@ -73,6 +76,12 @@ class Rollout:
     def truth(self, chunk: int) -> Tensor:
         """Clean latents of `chunk`: [B, C, 3, Y, X]."""
         return self.latents[:, :, chunk * CHUNK_LATENTS:(chunk + 1) * CHUNK_LATENTS]
+
+    def given_cells(self, chunk: int) -> Tensor | None:
+        """Of `chunk`, where the truth is given, broadcast over [B, C, 3, Y, X]; None where the truth is not known."""
+        if self.given is None:
+            return None
+        return self.given[:, None, chunk * CHUNK_LATENTS:(chunk + 1) * CHUNK_LATENTS, None]
 
     def context(self, student: Student, chunk: int, batch: int, videos: slice = slice(None)) -> MemoryContext:
         """What `chunk` may read, for `batch` samples (a multiple of the `videos`, copy-major)."""

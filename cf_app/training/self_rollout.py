@@ -4,6 +4,7 @@ Knows nothing of losses: `denoise` and `remember` are what both the distillation
 """
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,13 +14,15 @@ from torch import Tensor
 
 from ..memory.policy import InfinityRope, SlowFast
 from ..model.patch_vae import PatchVideoAutoencoder
-from .data import CHUNK_SECONDS, Cues, draw_video, shared_cues
+from .data import CHUNK_LATENTS, CHUNK_SECONDS, Cues, draw_video, shared_cues
 from .grammar import describe
 from .losses import Flow, noised, predicted_x0
 from .rollout import MemoryContext, Rollout
 from .rollouts import look_away_promotions
 from .student import Student
-from .world import World
+from .world import FPS, WIDTH, World
+
+CELL = 8    # units along one side of a latent cell
 
 
 class _Forgetful(list[tuple[Tensor, Tensor]]):
@@ -83,27 +86,54 @@ def known_rollout(vae: PatchVideoAutoencoder, videos: int, chunks: int, rng: ran
                   device: torch.device) -> Rollout:
     """`videos` videos to be made of which the truth is known: it is what the latents hold until they are made.
 
-    The camera stands, so all that comes follows from the first chunk and the prompts, or it sweeps away and back, so
-    all follows from the first chunk and the first one away: where the rollout is `inventing`, the truth must be given.
+    The camera sweeps away and back, so all follows from the prompts, the first chunk and the first one away; or it
+    stands, or pans, so all follows but what comes in at a side (`given`). What comes in is true and what stays is the
+    student's, so a pan goes on from chunk to chunk and shapes are held on their way through the picture.
     """
     cues_of, turns = shared_cues(rng.choice(("any", "away")), rng, chunks)
-    prompts, latents = [], []
+    pans = bool(turns) or rng.random() < 0.5   # one that sweeps pans first at times, so home is not in the sink
+    prompts, latents, given = [], [], []
     for _ in range(videos):
-        cues = tuple((begin, scene if scene.camera == "away" else replace(scene, camera="still"))
+        cues = tuple((begin, scene if pans or scene.camera == "away" else replace(scene, camera="still"))
                      for begin, scene in cues_of(rng))
-        prompts.append(prompts_of(cues, chunks, rng))
-        video = draw_video(World.sample(rng, cues, chunks * CHUNK_SECONDS), chunks)
+        prompts.append(prompts_of(cues, chunks, rng, vague=0.15))
+        world = World.sample(rng, cues, chunks * CHUNK_SECONDS)
+        given.append(news(world, chunks))
         with torch.no_grad():
-            latents.append(vae.encode(video.to(vae.device)))
+            latents.append(vae.encode(draw_video(world, chunks).to(vae.device)))
     promotions = random_promotions(turns, chunks, rng)
-    return Rollout(torch.cat(latents).to(device), prompts, promotions, SlowFast(), turns=turns)
+    return Rollout(torch.cat(latents).to(device), prompts, promotions, SlowFast(), turns=turns,
+                   given=torch.stack(given).to(device))
 
 
-def prompts_of(cues: Cues, chunks: int, rng: random.Random, drop: float = 0.0) -> list[str]:
-    """A paraphrase for each chunk of the cue in force; `drop` is the probability that an attribute is left out."""
+def news(world: World, chunks: int) -> Tensor:
+    """[F, X]: which columns of latent cells show what the chunks before do not tell. All of the first chunk, and of one
+    that sweeps to where no chunk before ended; at the side that a panning camera goes to as many as it went by since
+    the chunk before."""
+    given = torch.zeros(chunks, CHUNK_LATENTS, WIDTH // CELL, dtype=torch.bool)
+    ends = [world.view((chunk + 1) * CHUNK_SECONDS - 1 / FPS) for chunk in range(chunks)]
+    away = [world.scene_at(chunk * CHUNK_SECONDS).camera == "away" for chunk in range(chunks)]
+    for chunk, part in enumerate(given):
+        sweeps = chunk == 0 or away[chunk] != away[chunk - 1]
+        part[:] = sweeps and not any(math.isclose(ends[chunk], end, abs_tol=1e-6) for end in ends[:chunk])
+        begin = chunk * CHUNK_SECONDS - 1 / FPS
+        for latent, row in enumerate(part, 1):
+            went = world.camera(begin + latent * CHUNK_SECONDS / CHUNK_LATENTS) - world.camera(begin)
+            columns = math.ceil(abs(went) / CELL - 1e-6)
+            row[len(row) - columns if went > 0 else 0:len(row) if went > 0 else columns] = True
+    return given.flatten(0, 1)
+
+
+def prompts_of(cues: Cues, chunks: int, rng: random.Random, drop: float = 0.0, vague: float = 0.0) -> list[str]:
+    """A paraphrase for each chunk of the cue in force; `drop` is the probability that an attribute is left out.
+
+    `vague` is that of the shape and every other attribute where a cue goes on and the chunk before says it: what a
+    prompt does not name stays as it was.
+    """
     starts = [round(seconds / CHUNK_SECONDS) for seconds, _ in cues]
     row = [max(i for i, start in enumerate(starts) if start <= chunk) for chunk in range(chunks)]
-    return [describe(cues[i][1], rng, drop) for i in row]
+    return [describe(cues[i][1], rng, drop) if chunk in starts else describe(cues[i][1], rng, max(drop, vague), vague)
+            for chunk, i in enumerate(row)]
 
 
 def random_promotions(turns: Sequence[int], chunks: int, rng: random.Random) -> list[bool]:
