@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher-window", type=int, metavar="LATENTS",
                         help="ablation, context: latent frames that the teacher sees (default: the student's memory)")
     parser.add_argument("--longest", type=int, metavar="CHUNKS",
-                        help="ablation, context: of the longest rollout; 4 is stage 1's window (default: 30 or 34)")
+                        help="ablation, context: of the longest rollout; 4 is stage 1's window (default: 20 or 34)")
     parser.add_argument("--chunks", type=int, help="full-step: length of the rollout (default: 28)")
     parser.add_argument("--tau", type=float, help="export: threshold of the memory's gate (default: measured on the "
                         "student, where its camera sweeps away and back)")
