@@ -27,8 +27,7 @@ HOP_SECONDS = 1.5         # one hop: two chunks
 HOP_HEIGHT = 12.0         # units: at most one latent cell in a latent frame, so what moves stays sharp
 BLEND_SECONDS = 1.0       # length of the cross-fade after a change of prompt
 RADIUS = 16.0             # of the subject: four latent cells across
-TALLEST = 36.0            # of the landmarks, units; the least part of one, a trunk or a door, is about a cell wide
-REACH = 0.6 * TALLEST     # from the middle of a landmark to its sides, at most
+REACH = 25.0              # from the middle of a landmark to its sides, at most
 
 Colour = tuple[float, float, float]
 _SUBJECT: dict[str, Colour] = {
@@ -87,8 +86,8 @@ class World:
         while x < reach + WIDTH:
             kind = rng.choice(_KINDS)
             body, roof = rng.sample(_LANDMARK, 2)
-            landmarks.append(Landmark(kind, x, rng.uniform(24, TALLEST), body, roof))
-            x += rng.uniform(42, 78)
+            landmarks.append(Landmark(kind, x, rng.uniform(18, 28), body, roof))
+            x += rng.uniform(34, 62)
         return World(cues, tuple(landmarks), tuple(rng.uniform(0, 2 * math.pi) for _ in range(6)), rng.uniform(18, 110))
 
     def camera(self, seconds: float) -> float:
@@ -197,12 +196,12 @@ class _Canvas:
         if mark.kind == "house":
             self.paint(self.cover(_box(x, y - (foot - h * .3), h * .42, h * .3)), body)
             self.paint(self.cover(_triangle(x, y - (foot - h * .6), h * .56, h * .4)), roof)
-            self.paint(self.cover(_box(x, y - (foot - h * .18), h * .12, h * .18)), roof)
+            self.paint(self.cover(_box(x, y - (foot - h * .16), h * .1, h * .16)), roof)
         elif mark.kind == "tower":
-            self.paint(self.cover(_box(x, y - (foot - h * .5), h * .24, h * .5)), body)
-            self.paint(self.cover(_box(x, y - (foot - h * .94), h * .35, h * .13)), roof)
+            self.paint(self.cover(_box(x, y - (foot - h * .5), h * .2, h * .5)), body)
+            self.paint(self.cover(_box(x, y - (foot - h * .94), h * .29, h * .13)), roof)
         else:
-            self.paint(self.cover(_box(x, y - (foot - h * .18), h * .09, h * .18)), self.lit((.42, .28, .18)))
+            self.paint(self.cover(_box(x, y - (foot - h * .18), h * .06, h * .18)), self.lit((.42, .28, .18)))
             if mark.kind == "tree":
                 self.paint(self.cover(torch.hypot(x, y - (foot - h * .64)) - h * .34), body)
             else:
@@ -280,7 +279,7 @@ def _star(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     folded = (torch.remainder(angle + sector / 2, sector) - sector / 2).abs()
     r = torch.hypot(x, y)
     px, py = r * folded.cos(), r * folded.sin()
-    outer, inner = RADIUS * 1.28, RADIUS * .68
+    outer, inner = RADIUS * 1.3, RADIUS * .58
     ix, iy = inner * math.cos(sector / 2), inner * math.sin(sector / 2)
     ex, ey = ix - outer, iy
     return ((px - outer) * ey - py * ex) / math.hypot(ex, ey)
