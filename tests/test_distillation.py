@@ -248,7 +248,7 @@ def test_what_comes_in_under_a_pan_is_given_and_nothing_else(camera: str) -> Non
     """Landmarks that no chunk before could see change only the columns that are given."""
     vae, rng, chunk = weights_vae(), random.Random(3), 4
     side, changed = 1 if camera == "right" else -1, 0
-    for _ in range(4):
+    for _ in range(8):
         cues = ((0.0, replace(Scene.sample(rng), camera=camera)),)
         world = World.sample(rng, cues, 5 * CHUNK_SECONDS)
         middle = world.camera(chunk * CHUNK_SECONDS - 1 / FPS) + WIDTH / 2

@@ -101,7 +101,7 @@ def stage_two(budget: Budget, ramp: int = 600) -> Distillation:
 
 
 def streamed(budget: Budget) -> Distillation:
-    """`Stream`s of 4 to 20 chunks (15 s) against a guided teacher. What made the shipped student: this, with 0.6 of them
+    """`Stream`s of 4 to 20 chunks (15 s) against a guided teacher. What made the shipped student: this, half of them
     `anchored`."""
     return Distillation(budget, first=4, last=20, ramp=600, critic_updates=2, guidance=0.6, streaming=True,
                         student_rates=Rates(3e-4, 1e-4, 0.99), critic_rates=Rates(8e-4, 3e-4))

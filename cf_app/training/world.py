@@ -27,7 +27,7 @@ HOP_SECONDS = 1.5         # one hop: two chunks
 HOP_HEIGHT = 12.0         # units: at most one latent cell in a latent frame, so what moves stays sharp
 BLEND_SECONDS = 1.0       # length of the cross-fade after a change of prompt
 RADIUS = 16.0             # of the subject: four latent cells across
-REACH = 25.0              # from the middle of a landmark to its sides, at most
+REACH = 17.0              # from the middle of a landmark to its sides, at most
 
 Colour = tuple[float, float, float]
 _SUBJECT: dict[str, Colour] = {
