@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cf_app.model.patch_vae import PatchVideoAutoencoder
 from cf_app.model.vae import TinyVideoAutoencoder
-from cf_app.training.autoencoder import deepened, load_autoencoder
+from cf_app.training.autoencoder import load_autoencoder
 from cf_app.training.decoder import (
     DecoderTraining,
     Example,
@@ -69,32 +69,26 @@ def test_what_is_left_is_the_students_last_passes_over_a_memory_of_what_it_left(
         assert torch.equal(student.cleaned[chunk], left[:, :, 3 * chunk:3 * chunk + 3]), "memory is of what it left"
 
 
-def test_of_a_free_run_what_is_given_stays_true_and_nothing_else_is_known() -> None:
+def test_of_a_free_run_the_first_chunk_is_true_and_nothing_else_is_known() -> None:
     student, latents = Constant(2.0), torch.randn(1, 16, 6, 10, 16)
-    prompts, given = [["a red ball"] * 2], torch.zeros(1, 6, 16, dtype=torch.bool)
-    given[:, :3], given[:, 5, 14:] = True, True
+    prompts = [["a red ball"] * 2]
     torch.manual_seed(0)
-    left = as_left(student, latents, prompts, (1.0, 0.4), given)
+    left = as_left(student, latents, prompts, (1.0, 0.4), kept=1)
     assert student.levels == [0.0, 1.0, 0.4, 0.0], "the true chunk is remembered, the next one has all passes"
-    there = given[:, None, :, None].expand_as(latents)
-    assert torch.equal(left[there], latents[there])
+    assert torch.equal(left[:, :, :3], latents[:, :, :3])
     torch.manual_seed(0)
-    again = as_left(student, latents + 5 * ~there, prompts, (1.0, 0.4), given)
-    assert torch.equal(again, left)
+    latents[:, :, 3:] += 5
+    assert torch.equal(as_left(student, latents, prompts, (1.0, 0.4), kept=1), left)
 
 
 def settings(**changes: object) -> DecoderTraining:
     return replace(DecoderTraining(Budget(steps=1), (0.7, 0.4)), **changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("seed", [1, 5], ids=["stands", "pans"])
-def test_a_free_film_is_cut_into_clips_that_show_the_world_of_their_time(seed: int, tmp_path: Path) -> None:
+def test_a_free_film_is_cut_into_clips_that_show_the_world_of_their_time(tmp_path: Path) -> None:
     vae, student = small_stage(tmp_path)
     config = settings(levels=(1.0, 0.4), chunks=2, longest=6)
-    clips = free_film(random.Random(seed), vae, student, config)
-    comes_in = [torch.equal(clip.left[:, 2, :, -3:], clip.latents[:, 2, :, -3:]) for clip in clips]
-    goes_by = [torch.equal(clip.left[:, 2, :, :3], clip.latents[:, 2, :, :3]) for clip in clips]
-    assert any(comes_in + goes_by) == (seed == 5) and not any(a and b for a, b in zip(comes_in, goes_by, strict=True))
+    clips = free_film(random.Random(1), vae, student, config)
     assert [clip.frames.shape[1] for clip in clips] == [24, 24]
     assert [clip.left.shape for clip in clips] == [clip.latents.shape for clip in clips] == [(16, 6, 10, 16)] * 2
     for clip in clips:
@@ -171,21 +165,6 @@ def test_it_undoes_what_the_student_leaves_and_keeps_the_encoder(tmp_path: Path)
     frames = signed(example.frames)[None]
     assert torch.equal(again.encode(frames), vae.encode(frames)), "latents mean what they did"
     assert torch.equal(again.decode(example.latents[None])[0], trained.decode(example.latents[None])[0])
-
-
-def test_more_blocks_change_nothing_until_they_are_trained(tmp_path: Path) -> None:
-    vae, _ = small_stage(tmp_path)
-    blocks, latents = vae.config.blocks, torch.randn(1, 16, 3, 10, 16)
-    deeper = deepened(vae, blocks + 2)
-    assert len(deeper.decoder.blocks) == deeper.config.blocks == blocks + 2
-    assert torch.equal(deeper.decode(latents)[0], vae.decode(latents)[0])
-    config = settings(budget=Budget(steps=2), clips=1, crop=3, chunks=1, held_out=1, first=1, longest=2,
-                      blocks=blocks + 1, free=0.0)
-    trained = train_decoder(tmp_path / "vae", tmp_path / "student", tmp_path / "decoder", config)
-    assert load_autoencoder(tmp_path / "decoder" / "vae").config.blocks == blocks + 1
-    assert float(trained.decoder.blocks[-1].down.weight.detach().abs().max()) > 0, "they learn"
-    with pytest.raises(ValueError, match=f"a decoder of 2 blocks: this one has {blocks}, expected at least as many"):
-        deepened(vae, 2)
 
 
 def test_an_autoencoder_of_another_kind_is_named(tmp_path: Path) -> None:

@@ -39,7 +39,6 @@ from cf_app.training.self_rollout import (
     glance,
     known_rollout,
     news,
-    prompts_of,
     remember,
     rollout_prompts,
 )
@@ -205,7 +204,7 @@ def weights_vae() -> PatchVideoAutoencoder:
 def test_of_a_known_rollout_all_follows_from_what_is_given() -> None:
     vae, kinds, pans = weights_vae(), set[int](), set[tuple[bool, bool]]()
     for seed in range(12):
-        rollout = known_rollout(vae, 2, 12, random.Random(seed), CPU)
+        rollout = known_rollout(vae, 2, 12, random.Random(seed), CPU, pans=0.5)
         assert rollout.latents.shape == (2, 16, 36, 10, 16) and len(rollout.plan) == rollout.chunks == 12
         assert rollout.given is not None and rollout.given.shape == (2, 36, 16)
         whole = [chunk for chunk in range(12) if bool(rollout.given[:, 3 * chunk:3 * chunk + 3].all())]
@@ -221,17 +220,6 @@ def test_of_a_known_rollout_all_follows_from_what_is_given() -> None:
             home, away, back = (edge[:, :, 3 * chunk + 2] for chunk in (rollout.turns[0] - 1, *rollout.turns[:2]))
             assert float((home - back).square().mean()) < float((home - away).square().mean())
     assert {0, 2} <= kinds and len(pans) == 4, "cameras that stand or pan, and such that came home"
-
-
-def test_vague_prompts_leave_out_only_what_the_chunk_before_said() -> None:
-    scene = Scene("red", "ball", "hops", "snow", "day", "left")
-    cues, rng = ((0.0, scene), (2 * CHUNK_SECONDS, replace(scene, colour="blue"))), random.Random(0)
-    said = [prompts_of(cues, 4, rng, vague=0.5) for _ in range(40)]
-    for chunk, colour in enumerate(("red", "red", "blue", "blue")):
-        named = [(colour in row[chunk], bool({"ball", "sphere"} & set(row[chunk].replace(",", "").split())))
-                 for row in said]
-        assert len(set(named)) == (4 if chunk % 2 else 1) and (True, True) in named
-        assert all("left" in row[chunk] for row in said), "where the camera goes is always said"
 
 
 def test_a_view_is_given_once_and_remembered_where_the_camera_comes_back_to_it() -> None:

@@ -96,19 +96,6 @@ def load_autoencoder(folder: Path) -> PatchVideoAutoencoder:
     return PatchVideoAutoencoder.from_pretrained(folder).to(memory_format=torch.channels_last)
 
 
-def deepened(vae: PatchVideoAutoencoder, blocks: int) -> PatchVideoAutoencoder:
-    """`vae` with that many blocks in its decoder; new ones come last and change nothing until they are trained.
-
-    Raises:
-        ValueError: it has more blocks than that.
-    """
-    if blocks < vae.config.blocks:
-        raise ValueError(f"a decoder of {blocks} blocks: this one has {vae.config.blocks}, expected at least as many")
-    deeper = PatchVideoAutoencoder(**{**vae.config, "blocks": blocks}).to(memory_format=torch.channels_last)
-    deeper.load_state_dict(deeper.state_dict() | vae.state_dict())
-    return deeper
-
-
 def draw_clip(rng: random.Random, pixel_frames: int, height: int = 80) -> Tensor:
     """A random moment of a random world, prompt changes among them: [3, P, H, W] in [-1, 1]."""
     first = Scene.sample(rng)

@@ -40,8 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "all; less, with --teacher the same as --start, is a point between two students)")
     parser.add_argument("--passes", type=int, choices=(4, 8), default=8, help="decoder, export: denoising steps of a "
                         "chunk: 8 after rollouts, 4 after distill and context (default: %(default)s)")
-    parser.add_argument("--blocks", type=int, help="decoder: residual blocks, at least as many as it has (default: as "
-                        "many)")
     parser.add_argument("--guidance", type=float, help="distill, context: of the teacher (default: 0.6 with "
                         "--streaming, else none)")
     parser.add_argument("--streaming", action="store_true", help="context: rollouts that go on from step to step, "
@@ -54,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher-window", type=int, metavar="LATENTS",
                         help="ablation, context: latent frames that the teacher sees (default: the student's memory)")
     parser.add_argument("--longest", type=int, metavar="CHUNKS",
-                        help="ablation, context: of the longest rollout; 4 is stage 1's window (default: 20 or 34)")
+                        help="ablation, context: of the longest rollout; 4 is stage 1's window (default: 14 or 34)")
     parser.add_argument("--chunks", type=int, help="full-step: length of the rollout (default: 28)")
     parser.add_argument("--tau", type=float, help="export: threshold of the memory's gate (default: measured on the "
                         "student, where its camera sweeps away and back)")
@@ -181,7 +179,6 @@ def _decoder(arguments: argparse.Namespace) -> None:
 
     levels = student_levels(timesteps=_timesteps(arguments))
     config, out = DecoderTraining(_budget(arguments, 60), levels, seed=arguments.seed), arguments.out
-    config = _changed(config, blocks=arguments.blocks)
     config = _changed(config, clips=2, held_out=2, first=2, longest=3) if arguments.tiny else config
     train_decoder(out / "autoencoder" / "vae", _student(out, arguments.student), out / "decoder", config)
 

@@ -4,9 +4,9 @@ Few-step latents carry small errors, a grain of latent cells, that the decoder o
 Here it sees what the student makes of true latents in its last pass or its last two (noised to the level of the first
 of them, over a memory of chunks made so), and what it makes all by itself from a true first chunk on, and learns the
 true pictures: the errors are the student's own, and the answer is known. It is so for seconds of a student that runs
-freely: how a subject moves follows from its prompt and the first chunk, and so does all else but what a pan brings in,
-which stays true. So the decoder sees shapes that have begun to melt, and what they were. The encoder stays as it is:
-the latents mean what they did, and student and memory notice nothing.
+freely, as long as the camera stands: how a subject moves follows from its prompt and the first chunk. So the decoder
+sees shapes that have begun to melt, and what they were. The encoder stays as it is: the latents mean what they did, and
+student and memory notice nothing.
 """
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from torch import Tensor
 from ..machine import mixed_precision
 from ..memory.policy import SlowFast
 from ..model.patch_vae import PatchVideoAutoencoder
-from .autoencoder import decoder_optimizers, deepened, edge_error, load_autoencoder, psnr, strip
+from .autoencoder import decoder_optimizers, edge_error, load_autoencoder, psnr, strip
 from .data import CHUNK_FRAMES, CHUNK_LATENTS, CHUNK_SECONDS
 from .dmd import frozen
 from .grammar import ATTRIBUTES, Scene, describe
 from .loop import Budget, Run
 from .losses import noised
 from .rollout import Rollout
-from .self_rollout import denoise, glance, news, remember, rollout_prompts
+from .self_rollout import denoise, glance, remember, rollout_prompts
 from .student import Student
 from .world import FPS, World, render
 
@@ -44,8 +44,7 @@ class DecoderTraining:
     Of each clip `window` latent frames and a square of `crop` latent cells are seen: of `tries` random places that in
     which most changes, because edges that move are what the latents keep least of. `levels` are the noise levels of all
     of the student's passes; a clip that is not of a free film goes through the last `undone` of them, or through fewer.
-    `true` of the clips are decoded from true latents, so that nothing is unlearnt. `blocks` of the decoder: as many as
-    it has, or more.
+    `true` of the clips are decoded from true latents, so that nothing is unlearnt.
     """
 
     budget: Budget
@@ -65,7 +64,6 @@ class DecoderTraining:
     goes_on: float = 0.7
     muon_rate: float = 1e-2
     adam_rate: float = 3e-3
-    blocks: int | None = None
     held_out: int = 24
     seed: int = 0
 
@@ -119,23 +117,19 @@ def crisp_loss(frames: Tensor, decoded: Tensor, grey: float = 0.02) -> Tensor:
 
 @torch.no_grad()
 def as_left(student: Student, latents: Tensor, prompts: list[list[str]], levels: Sequence[float],
-            given: Tensor | None = None) -> Tensor:
+            kept: int = 0) -> Tensor:
     """What the student makes in its last passes of true `latents` [B, C, F, Y, X] that are noised to the first of
-    `levels`, chunk by chunk over a memory of what it made before; columns that are `given` [B, F, X] stay true.
+    `levels`, chunk by chunk over a memory of what it made before; of the first `kept` chunks it makes nothing.
 
     `prompts` are each video's, one a chunk. Levels from 1 on leave no trace of the truth: the student runs freely.
     """
     count = latents.shape[2] // CHUNK_LATENTS
-    given = torch.zeros_like(latents[:, 0, :, 0], dtype=torch.bool) if given is None else given
-    promotions = [chunk % 2 == 0 for chunk in range(count)]
-    rollout = Rollout(latents.clone(), prompts, promotions, SlowFast(), given=given.to(latents.device))
+    rollout = Rollout(latents.clone(), prompts, [chunk % 2 == 0 for chunk in range(count)], SlowFast())
     for index in range(count):
-        chunk, true = rollout.truth(index), rollout.given_cells(index)
-        assert true is not None
-        if not true.all():
+        chunk = rollout.truth(index)
+        if index >= kept:
             noisy = noised(chunk, torch.randn_like(chunk), torch.full((len(chunk),), levels[0], device=chunk.device))
-            made = denoise(partial(glance, student, rollout, rollout_prompts(rollout)), noisy, levels)
-            chunk.copy_(torch.where(true, chunk, made))
+            chunk.copy_(denoise(partial(glance, student, rollout, rollout_prompts(rollout)), noisy, levels))
         remember(student, rollout)
         rollout.advance()
     return rollout.latents
@@ -160,14 +154,11 @@ def moment(rng: random.Random, vae: PatchVideoAutoencoder, student: Student, con
 
 def free_film(rng: random.Random, vae: PatchVideoAutoencoder, student: Student,
               config: DecoderTraining) -> list[Example]:
-    """What `student` makes by itself of one prompt, from a true first chunk on, cut into clips of `chunks` chunks, and
-    what the world shows then. At least one clip, at most of `longest` chunks in all. In half of the films the camera
-    stands; in the others it may pan, and what comes in is true."""
-    scene, clips = Scene.sample(rng), max(1, (config.longest - 1) // config.chunks)
-    scene = replace(scene, camera="still") if scene.camera == "away" or rng.random() < 0.5 else scene
-    chunks = 1 + clips * config.chunks
-    world = World.sample(rng, ((0.0, scene),), chunks * CHUNK_SECONDS)
-    whole = _shown(rng, vae, student, world, 0.0, chunks, config.levels, news(world, chunks)[None])
+    """What `student` makes by itself of one prompt under a camera that stands, from a true first chunk on, cut into
+    clips of `chunks` chunks, and what the world shows then. At least one clip, at most of `longest` chunks in all."""
+    world = World.sample(rng, ((0.0, replace(Scene.sample(rng), camera="still")),), CHUNK_SECONDS)
+    clips = max(1, (config.longest - 1) // config.chunks)
+    whole = _shown(rng, vae, student, world, 0.0, 1 + clips * config.chunks, config.levels, kept=1)
     sizes = [config.chunks * each for each in (CHUNK_FRAMES, CHUNK_LATENTS, CHUNK_LATENTS)]
     parts = (part[:, size // config.chunks:].split(size, 1)
              for part, size in zip((whole.frames, whole.latents, whole.left), sizes, strict=True))
@@ -176,12 +167,12 @@ def free_film(rng: random.Random, vae: PatchVideoAutoencoder, student: Student,
 
 @torch.no_grad()
 def _shown(rng: random.Random, vae: PatchVideoAutoencoder, student: Student, world: World, begin: float, chunks: int,
-           levels: Sequence[float], given: Tensor | None = None) -> Example:
+           levels: Sequence[float], kept: int = 0) -> Example:
     """`chunks` chunks of `world` from `begin` (seconds) on, on the CPU: pictures, latents, and these as left."""
     frames = (render(world, begin + torch.arange(chunks * CHUNK_FRAMES) / FPS).transpose(0, 1) * 255).round().byte()
     latents = vae.encode(signed(frames)[None].to(vae.device))
     prompts = [[describe(world.scene_at(begin + chunk * CHUNK_SECONDS), rng) for chunk in range(chunks)]]
-    return Example(frames, latents[0].cpu(), as_left(student, latents, prompts, levels, given)[0].cpu())
+    return Example(frames, latents[0].cpu(), as_left(student, latents, prompts, levels, kept)[0].cpu())
 
 
 def batch(pool: Sequence[Example], rng: random.Random, config: DecoderTraining) -> tuple[Tensor, Tensor]:
@@ -213,7 +204,6 @@ def train_decoder(vae: Path, student: Path, folder: Path, config: DecoderTrainin
     accelerator = Accelerator(mixed_precision=mixed_precision())
     torch.manual_seed(config.seed * 1000 + accelerator.process_index)
     raw, artist = load_autoencoder(vae).float(), frozen(Student.load(student), accelerator.device)
-    raw = deepened(raw, config.blocks or raw.config.blocks)
     optimizers = decoder_optimizers(raw, config.muon_rate, config.adam_rate)
     model, *prepared = accelerator.prepare(raw, *optimizers)
     run = Run(accelerator, folder, config.budget)

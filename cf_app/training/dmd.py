@@ -67,6 +67,7 @@ class Distillation:
         size: [C, Y, X] of a latent frame.
         streaming: every step makes one chunk of a rollout that goes on (`Stream`); `targets` is not used.
         anchored: share of the streams whose truth is known; their samples are held to it with the weight `anchor`.
+            `pans` of those may have cameras that pan.
         strip_chunks: of a sample for the strip.
     """
 
@@ -84,6 +85,7 @@ class Distillation:
     size: tuple[int, int, int] = (16, HEIGHT // 8, WIDTH // 8)
     anchored: float = 0.0
     anchor: float = 0.5
+    pans: float = 0.0
     strip_chunks: int = 6
     student_rates: Rates = STUDENT_RATES
     critic_rates: Rates = CRITIC_RATES
@@ -101,9 +103,9 @@ def stage_two(budget: Budget, ramp: int = 600) -> Distillation:
 
 
 def streamed(budget: Budget) -> Distillation:
-    """`Stream`s of 4 to 20 chunks (15 s) against a guided teacher. What made the shipped student: this, half of them
-    `anchored`."""
-    return Distillation(budget, first=4, last=20, ramp=600, critic_updates=2, guidance=0.6, streaming=True,
+    """`Stream`s of 4 to 14 chunks (10 s) against a guided teacher. What made the shipped student: this, half of them
+    `anchored`, from the start with rollouts of every length."""
+    return Distillation(budget, first=4, last=14, ramp=600, critic_updates=2, guidance=0.6, streaming=True,
                         student_rates=Rates(3e-4, 1e-4, 0.99), critic_rates=Rates(8e-4, 3e-4))
 
 
@@ -196,7 +198,7 @@ class Stream:
         config, device = self.config, self.trio.accelerator.device
         chunks = self.rng.randint(config.first, rollout_horizon(step, config.ramp, config.first, config.last))
         if chunks > 1 and self.rng.random() < config.anchored:
-            mine = known_rollout(self.vae, config.videos, chunks, self.rng, device)
+            mine = known_rollout(self.vae, config.videos, chunks, self.rng, device, config.pans)
         else:
             mine = blank_rollout(config.videos, chunks, config.size, CHUNK_LATENTS, self.rng, device)
         self.rollouts = mine, beside(mine), beside(mine, config.window)

@@ -66,18 +66,17 @@ class Scene:
         return replace(self, **{n: rng.choice([v for v in ATTRIBUTES[n] if v != getattr(self, n)]) for n in names})
 
 
-def describe(scene: Scene, rng: random.Random | None = None, drop: float = 0.0, shapeless: float = 0.0) -> str:
-    """A prompt for `scene`; with `rng` paraphrased, and left out are colour, motion, place and time with probability
-    `drop` each, and the shape with probability `shapeless` (0 to 1). A moving camera is always named."""
+def describe(scene: Scene, rng: random.Random | None = None, drop: float = 0.0) -> str:
+    """A prompt for `scene`; with `rng` paraphrased, each attribute but colour, shape and a moving camera left out
+    with probability `drop` (0 to 1)."""
     def pick(words: tuple[str, ...]) -> str:
         return rng.choice(words) if rng else words[0]
 
     def keep() -> bool:
         return rng is None or rng.random() >= drop
 
-    colour, shape = scene.colour if keep() else "", pick(_SHAPE_WORDS[scene.shape])
-    shape = "" if rng and shapeless and rng.random() < shapeless else shape
-    words = ["an" if colour[:1] == "o" else "a", colour, shape]
+    colour = scene.colour if keep() else ""
+    words = ["an" if colour[:1] == "o" else "a", colour, pick(_SHAPE_WORDS[scene.shape])]
     tail = [pick(_MOTION_WORDS[scene.motion]) if keep() else "",
             pick(_PLACE_WORDS[scene.place]) if keep() else "",
             pick(_TIME_WORDS[scene.time]) if keep() else ""]

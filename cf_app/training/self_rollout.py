@@ -83,20 +83,20 @@ def blank_rollout(videos: int, chunks: int, size: tuple[int, int, int], chunk_la
 
 
 def known_rollout(vae: PatchVideoAutoencoder, videos: int, chunks: int, rng: random.Random,
-                  device: torch.device) -> Rollout:
+                  device: torch.device, pans: float = 0.0) -> Rollout:
     """`videos` videos to be made of which the truth is known: it is what the latents hold until they are made.
 
-    The camera sweeps away and back, so all follows from the prompts, the first chunk and the first one away; or it
-    stands, or pans, so all follows but what comes in at a side (`given`). What comes in is true and what stays is the
-    student's, so a pan goes on from chunk to chunk and shapes are held on their way through the picture.
+    The camera stands, or sweeps away and back, so all follows from the prompts and from the first chunk of each view,
+    which is `given`. With probability `pans` it may also pan, so all follows but what comes in at a side: that is true,
+    what stays is the student's, and shapes are held on their way through the picture.
     """
     cues_of, turns = shared_cues(rng.choice(("any", "away")), rng, chunks)
-    pans = bool(turns) or rng.random() < 0.5   # one that sweeps pans first at times, so home is not in the sink
+    moves = rng.random() < pans
     prompts, latents, given = [], [], []
     for _ in range(videos):
-        cues = tuple((begin, scene if pans or scene.camera == "away" else replace(scene, camera="still"))
+        cues = tuple((begin, scene if moves or scene.camera == "away" else replace(scene, camera="still"))
                      for begin, scene in cues_of(rng))
-        prompts.append(prompts_of(cues, chunks, rng, vague=0.15))
+        prompts.append(prompts_of(cues, chunks, rng))
         world = World.sample(rng, cues, chunks * CHUNK_SECONDS)
         given.append(news(world, chunks))
         with torch.no_grad():
@@ -124,16 +124,11 @@ def news(world: World, chunks: int) -> Tensor:
     return given.flatten(0, 1)
 
 
-def prompts_of(cues: Cues, chunks: int, rng: random.Random, drop: float = 0.0, vague: float = 0.0) -> list[str]:
-    """A paraphrase for each chunk of the cue in force; `drop` is the probability that an attribute is left out.
-
-    `vague` is that of the shape and every other attribute where a cue goes on and the chunk before says it: what a
-    prompt does not name stays as it was.
-    """
+def prompts_of(cues: Cues, chunks: int, rng: random.Random, drop: float = 0.0) -> list[str]:
+    """A paraphrase for each chunk of the cue in force; `drop` is the probability that an attribute is left out."""
     starts = [round(seconds / CHUNK_SECONDS) for seconds, _ in cues]
     row = [max(i for i, start in enumerate(starts) if start <= chunk) for chunk in range(chunks)]
-    return [describe(cues[i][1], rng, drop) if chunk in starts else describe(cues[i][1], rng, max(drop, vague), vague)
-            for chunk, i in enumerate(row)]
+    return [describe(cues[i][1], rng, drop) for i in row]
 
 
 def random_promotions(turns: Sequence[int], chunks: int, rng: random.Random) -> list[bool]:
