@@ -16,13 +16,20 @@ from torch import Tensor, nn
 
 from cf_app.model.patch_vae import PatchVideoAutoencoder
 from cf_app.model.vae import TinyVideoAutoencoder
-from cf_app.training.autoencoder import load_autoencoder
+from cf_app.training.autoencoder import (
+    AutoencoderTraining,
+    ClipPool,
+    crisp_loss,
+    embedded_autoencoder,
+    load_autoencoder,
+    psnr,
+    train_autoencoder,
+)
 from cf_app.training.decoder import (
     DecoderTraining,
     Example,
     as_left,
     busy_place,
-    crisp_loss,
     decoded,
     draw_examples,
     free_film,
@@ -33,6 +40,8 @@ from cf_app.training.decoder import (
 from cf_app.training.loop import Budget
 from cf_app.training.losses import predicted_x0
 from cf_app.training.student import Student
+
+SHIPPED = Path(__file__).parents[1] / "weights" / "vae"
 
 
 class Constant(Student):
@@ -139,7 +148,7 @@ def test_the_busiest_of_many_places_is_the_one_in_which_something_moves() -> Non
 def small_stage(folder: Path) -> tuple[PatchVideoAutoencoder, Student]:
     """What the stages before it leave: the shipped autoencoder, and a student that has not learnt anything."""
     AcceleratorState._reset_state(reset_partial_state=True)  # as in a process of its own
-    vae = load_autoencoder(Path(__file__).parents[1] / "weights" / "vae").float()
+    vae = load_autoencoder(SHIPPED).float()
     vae.save_pretrained(folder / "vae")
     torch.manual_seed(0)
     student = Student.embedded()   # its head is zero: it leaves the noise as it was, so there is much to undo
@@ -167,6 +176,26 @@ def test_it_undoes_what_the_student_leaves_and_keeps_the_encoder(tmp_path: Path)
     assert torch.equal(again.decode(example.latents[None])[0], trained.decode(example.latents[None])[0])
 
 
+def test_encoder_and_decoder_learn_together_and_the_projection_stays(tmp_path: Path) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    begun, old = embedded_autoencoder().float(), load_autoencoder(SHIPPED).float()
+    begun.load_state_dict({name: p for name, p in old.state_dict().items() if name.startswith(("code.", "decoder."))},
+                          strict=False)
+    begun.save_pretrained(tmp_path / "vae")
+    config = AutoencoderTraining(Budget(steps=30), clips=2, pool=2, fresh=0, crop=32, noise=0.0, near=0.0, held_out=4)
+    trained = train_autoencoder(tmp_path, config)
+    clips = ClipPool(config, 0).batch()
+    with torch.no_grad():
+        added = trained.encode(clips) - trained.projected(clips)
+        assert torch.equal(trained.projected(clips), old.projected(clips))
+        assert float(added.abs().mean()) > 1e-3
+        mixed = load_autoencoder(tmp_path / "vae")
+        mixed.encoder = None
+        with_it, without = (psnr(clips, trained.decode(latents)[0])
+                            for latents in (trained.encode(clips), mixed.encode(clips)))
+    assert with_it > without, "the decoder reads what the encoder adds"
+
+
 def test_an_autoencoder_of_another_kind_is_named(tmp_path: Path) -> None:
     TinyVideoAutoencoder().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="holds a TinyVideoAutoencoder, expected a PatchVideoAutoencoder"):
@@ -184,7 +213,8 @@ folder, rank = Path(sys.argv[1]), os.environ["RANK"]
 config = DecoderTraining(Budget(steps=2), (0.4,), clips=1, crop=3, chunks=1, held_out=1, first=1, longest=2,
                          adam_rate=1e-2)
 decoder = train_decoder(folder / "vae", folder / "student", folder / "decoder", config)
-whole = train_autoencoder(folder / "autoencoder", AutoencoderTraining(Budget(steps=2), fit_clips=4, clips=1, crop=16))
+whole = train_autoencoder(folder / "autoencoder",
+                          AutoencoderTraining(Budget(steps=2), fit_clips=4, clips=1, crop=16, held_out=2))
 torch.save([decoder.state_dict(), whole.state_dict()], folder / f"{rank}.pt")
 """
 

@@ -97,6 +97,46 @@ def test_an_untrained_patch_decoder_gives_back_the_linear_code() -> None:
     assert torch.equal(vae.code.frames(blocks), frames[0].transpose(0, 1)), "a block's pixels come back to their places"
 
 
+@torch.no_grad()
+def test_an_encoder_begins_as_its_projection_and_sees_one_latent_frame_alone() -> None:
+    torch.manual_seed(0)
+    vae, frames = PatchVideoAutoencoder(width=24, encoder_blocks=2), torch.rand(2, 3, 12, 32, 48) - 0.5
+    projected = vae.encode(frames)
+    assert projected.shape == (2, 16, 3, 4, 6)
+    assert torch.equal(projected, vae.projected(frames))
+    assert vae.encoder is not None
+    for layer in (vae.encoder.leave, *(block.down for block in vae.encoder.blocks)):
+        torch.nn.init.normal_(layer.weight, std=0.05)  # training starts them at zero
+    latents = vae.encode(frames)
+    assert float((latents - projected).abs().mean()) > 0.01
+    parts = torch.cat([vae.encode(part) for part in frames.split(4, dim=2)], 2)
+    torch.testing.assert_close(parts, latents, atol=1e-5, rtol=1e-5)
+    frames[:, :, :, :8, :8] = 0
+    changed = (vae.encode(frames) - latents).abs().amax((1, 2))
+    assert bool((changed[:, :3, :3] > 0).all()), "neighbours matter: two blocks see two cells far"
+    assert not changed[:, 3:].any() and not changed[:, :, 3:].any()
+
+
+@torch.no_grad()
+def test_what_the_encoder_reads_is_what_the_projection_loses() -> None:
+    vae = PatchVideoAutoencoder(latent_channels=8, time=1, space=2, width=12, encoder_blocks=1)
+    assert vae.encoder is not None
+    vae.code.to_latent.weight.copy_(torch.eye(8, 12))
+    vae.code.to_latent.bias.zero_()
+    vae.code.to_pixels.weight.copy_(torch.eye(12, 8))
+    vae.code.to_pixels.bias.zero_()
+    read: list[torch.Tensor] = []
+    vae.encoder.enter.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    frames = torch.rand(1, 3, 2, 4, 6) - 0.5
+    latents = vae.encode(frames)
+    rows = vae.code.blocks(frames[0].transpose(0, 1))
+    lost, seen = read[0].split((12, 8), -1)
+    assert torch.equal(seen[0], rows[..., :8])
+    assert torch.equal(seen.movedim(-1, 1), latents), "an untrained encoder adds nothing"
+    assert not lost[..., :8].any()
+    torch.testing.assert_close(lost[0, ..., 8:], 10 * rows[..., 8:])
+
+
 def test_a_state_of_another_decoder_is_named(vae: Vae) -> None:
     _, state = vae.decode(torch.randn(1, 16, 3, 4, 6))
     vae.check_state(state)

@@ -1,9 +1,11 @@
 """The embedded model's video autoencoder: blocks of 4 x 8 x 8 pixels to 16 numbers and back.
 
 The encoder is one projection of each block (for flat pictures and little training, principal components beat a
-convolutional encoder by far). The decoder adds to the projection's transpose what it learns on the grid of latent
-cells: residual blocks of a depthwise convolution and two dense layers (as ConvNeXt's, arXiv 2201.03545), each of which
-sees the latent frame before too, and one dense layer from a cell to all of its pixels. All of its work is at 1/64 of
+convolutional encoder by far) and what a few residual blocks on the grid of latent cells add to it: where in the block
+an edge is, which 16 linear numbers say badly where it moves. They see one latent frame alone, so that what stands
+still has the same latents at any time. The decoder adds to the projection's transpose what it learns on the same
+grid: residual blocks of a depthwise convolution and two dense layers (as ConvNeXt's, arXiv 2201.03545), each of which
+sees the latent frame before too, and one dense layer from a cell to all of its pixels. All of the work is at 1/64 of
 the pixels and a quarter of the frames, so it sees whole shapes and costs little.
 State (the past frames of a decode) is handed in and out and never changed in place, so a session can be forked.
 """
@@ -36,10 +38,6 @@ class LinearCode(nn.Module):
         x = blocks.movedim(-1, 1)
         return F.pixel_shuffle(x.reshape(-1, x.shape[1] // self.time, *x.shape[2:]), self.space)
 
-    def encode(self, frames: Tensor) -> Tensor:
-        """Pixel frames [N * time, 3, H, W] to [N, channels, Y, X]."""
-        return self.to_latent(self.blocks(frames)).movedim(-1, 1)
-
     def decode(self, latents: Tensor) -> Tensor:
         """[N, channels, Y, X] to pixel frames [N * time, 3, H, W]."""
         return self.frames(self.to_pixels(latents.movedim(1, -1)))
@@ -52,23 +50,53 @@ def _convolved(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 class GridBlock(nn.Module):
-    """Residual block over [B, F, Y, X, C]: 3 x 3 cells of a latent frame and the one before, then each cell alone."""
+    """Residual block over [B, F, Y, X, C]: 3 x 3 cells of a latent frame and the one before, then each cell alone.
 
-    def __init__(self, width: int, expansion: int) -> None:
+    One that is not `causal` sees no latent frame before.
+    """
+
+    def __init__(self, width: int, expansion: int, causal: bool = True) -> None:
         super().__init__()
         self.now = nn.Conv2d(width, width, 3, padding=1, groups=width)
-        self.past = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
+        if causal:
+            self.past = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
         self.norm = nn.LayerNorm(width)
         self.up, self.down = nn.Linear(width, expansion * width), nn.Linear(expansion * width, width)
         nn.init.zeros_(self.down.weight)
         nn.init.zeros_(self.down.bias)
 
-    def forward(self, x: Tensor, before: Tensor) -> Tensor:
-        """`before` [B, Y, X, C] is this block's input of the latent frame before the first."""
-        past = torch.cat([before[:, None], x[:, :-1]], 1)
-        seen = _convolved(self.now, x) + _convolved(self.past, past)
+    def forward(self, x: Tensor, before: Tensor | None = None) -> Tensor:
+        """`before` [B, Y, X, C] is this block's input of the latent frame before the first, if it is causal."""
+        seen = _convolved(self.now, x)
+        if before is not None:
+            seen = seen + _convolved(self.past, torch.cat([before[:, None], x[:, :-1]], 1))
         changed: Tensor = self.down(F.relu(self.up(self.norm(seen))))
         return x + changed
+
+
+class GridEncoder(nn.Module):
+    """What to add to a projection's latents [B, F, Y, X, channels], of the same shape; zero until trained.
+
+    It reads those, and of `size` pixel values a cell what the projection loses, `LOUDER` times as loud: that is where
+    an edge is, and a tenth of the rest. On the pixels themselves it learns a third as fast.
+    """
+
+    LOUDER = 10
+
+    def __init__(self, channels: int, size: int, width: int, blocks: int, expansion: int) -> None:
+        super().__init__()
+        self.enter = nn.Linear(size + channels, width)
+        self.blocks = nn.ModuleList(GridBlock(width, expansion, causal=False) for _ in range(blocks))
+        self.norm, self.leave = nn.LayerNorm(width), nn.Linear(width, channels)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, lost: Tensor, latents: Tensor) -> Tensor:
+        x = self.enter(torch.cat([self.LOUDER * lost, latents], -1))
+        for block in self.blocks:
+            x = block(x)
+        added: Tensor = self.leave(self.norm(x))
+        return added
 
 
 class GridDecoder(nn.Module):
@@ -93,22 +121,25 @@ class GridDecoder(nn.Module):
 
 
 class PatchVideoAutoencoder(StreamingAutoencoder):
-    """Video autoencoder with a linear encoder and a streaming decoder.
+    """Video autoencoder with a nearly linear encoder and a streaming decoder.
 
     Args:
         latent_channels: C of the latents.
         time, space: pixel frames, and pixels along one side, of a latent cell.
         width, blocks, expansion: channels and residual blocks of the decoder, and how much wider its inner layers are.
+        encoder_blocks: residual blocks of the encoder, of the same sizes; with none it is the projection alone.
     """
 
     channel_axis = -1
 
     @register_to_config
     def __init__(self, latent_channels: int = 16, time: int = 4, space: int = 8, width: int = 192, blocks: int = 9,
-                 expansion: int = 3) -> None:
+                 expansion: int = 3, encoder_blocks: int = 0) -> None:
         super().__init__()
         self.code = LinearCode(latent_channels, time, space)
-        self.decoder = GridDecoder(latent_channels, 3 * time * space**2, width, blocks, expansion)
+        sizes = latent_channels, 3 * time * space**2, width
+        self.encoder = GridEncoder(*sizes, encoder_blocks, expansion) if encoder_blocks else None
+        self.decoder = GridDecoder(*sizes, blocks, expansion)
 
     @property
     def temporal_scale(self) -> int:
@@ -126,8 +157,23 @@ class PatchVideoAutoencoder(StreamingAutoencoder):
         Raises:
             ValueError: P is not a multiple of the temporal scale.
         """
-        z = self.code.encode(self._pictures(frames))
-        return z.float().unflatten(0, (len(frames), -1)).transpose(1, 2)
+        projected = self.projected(frames)
+        return projected if self.encoder is None else projected + self.added(frames, projected)
+
+    def projected(self, frames: Tensor) -> Tensor:
+        """The part of `encode` that is the projection's, of the same shape."""
+        return self.code.to_latent(self._rows(frames)).float().movedim(-1, 1)
+
+    def added(self, frames: Tensor, projected: Tensor) -> Tensor:
+        """What the encoder's blocks add to it, of the same shape."""
+        assert self.encoder is not None
+        latents = projected.movedim(1, -1).to(self.dtype)
+        added: Tensor = self.encoder(self._rows(frames) - self.code.to_pixels(latents), latents)
+        return added.float().movedim(-1, 1)
+
+    def _rows(self, frames: Tensor) -> Tensor:
+        """Pixel values of every cell: [B, F, Y, X, 3 time space^2]."""
+        return self.code.blocks(self._pictures(frames)).unflatten(0, (len(frames), -1))
 
     @property
     def kept_channels(self) -> list[int]:  # type: ignore[override]

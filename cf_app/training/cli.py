@@ -85,9 +85,9 @@ def _budget(arguments: argparse.Namespace, minutes: float):
 def _autoencoder(arguments: argparse.Namespace) -> None:
     from .autoencoder import AutoencoderTraining, train_autoencoder
 
-    clips = {"fit_clips": 24} if arguments.tiny else {}
+    clips = {"fit_clips": 24, "held_out": 4} if arguments.tiny else {}
     train_autoencoder(arguments.out / "autoencoder",
-                      AutoencoderTraining(_budget(arguments, 27), seed=arguments.seed, **clips))
+                      AutoencoderTraining(_budget(arguments, 60), seed=arguments.seed, **clips))
 
 
 def _data(arguments: argparse.Namespace) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor
 from ..machine import mixed_precision
 from ..memory.policy import SlowFast
 from ..model.patch_vae import PatchVideoAutoencoder
-from .autoencoder import decoder_optimizers, edge_error, load_autoencoder, psnr, strip
+from .autoencoder import crisp_loss, load_autoencoder, optimizers_of, psnr, strip
 from .data import CHUNK_FRAMES, CHUNK_LATENTS, CHUNK_SECONDS
 from .dmd import frozen
 from .grammar import ATTRIBUTES, Scene, describe
@@ -101,18 +101,6 @@ def busy_place(latents: Tensor, config: DecoderTraining, rng: random.Random) -> 
                     for whole, side in zip(latents.shape[1:], sides, strict=True)) for _ in range(config.tries)]
     best = max(places, key=lambda place: float(latents[(slice(None), *place)].diff(dim=1).abs().sum()))
     return best[0], best[1], best[2]
-
-
-def crisp_loss(frames: Tensor, decoded: Tensor, grey: float = 0.02) -> Tensor:
-    """Mean square root of the distance of colours, and half of |grad (x - y)|: of pictures [B, 3, P, H, W] in [-1, 1].
-
-    What the student left does not say to the pixel where an edge is. |x - y| is as small for any mixture of the two
-    colours there, (x - y)^2 smallest for their mean; the root, which is concave, is smallest at one of them. It also
-    rises steepest where a distance is small (down to `grey`), so flat areas get their colour to the last grey level.
-    """
-    difference = decoded - frames
-    distance = (difference.square().sum(1) + grey**2).sqrt()
-    return distance.sqrt().mean() + 0.5 * edge_error(difference)
 
 
 @torch.no_grad()
@@ -204,7 +192,10 @@ def train_decoder(vae: Path, student: Path, folder: Path, config: DecoderTrainin
     accelerator = Accelerator(mixed_precision=mixed_precision())
     torch.manual_seed(config.seed * 1000 + accelerator.process_index)
     raw, artist = load_autoencoder(vae).float(), frozen(Student.load(student), accelerator.device)
-    optimizers = decoder_optimizers(raw, config.muon_rate, config.adam_rate)
+    for fixed in (raw.code, raw.encoder):
+        if fixed is not None:
+            fixed.requires_grad_(False)
+    optimizers = optimizers_of(raw, config.muon_rate, config.adam_rate)
     model, *prepared = accelerator.prepare(raw, *optimizers)
     run = Run(accelerator, folder, config.budget)
     accelerator.register_for_checkpointing(run)
