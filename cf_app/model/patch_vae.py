@@ -158,15 +158,16 @@ class PatchVideoAutoencoder(StreamingAutoencoder):
             ValueError: P is not a multiple of the temporal scale.
         """
         projected = self.projected(frames)
-        return projected if self.encoder is None else projected + self.added(frames, projected)
+        return projected + self.added(frames, projected)
 
     def projected(self, frames: Tensor) -> Tensor:
         """The part of `encode` that is the projection's, of the same shape."""
         return self.code.to_latent(self._rows(frames)).float().movedim(-1, 1)
 
     def added(self, frames: Tensor, projected: Tensor) -> Tensor:
-        """What the encoder's blocks add to it, of the same shape."""
-        assert self.encoder is not None
+        """What the encoder's blocks add to it, of the same shape; without any, nothing."""
+        if self.encoder is None:
+            return torch.zeros_like(projected)
         latents = projected.movedim(1, -1).to(self.dtype)
         added: Tensor = self.encoder(self._rows(frames) - self.code.to_pixels(latents), latents)
         return added.float().movedim(-1, 1)

@@ -209,9 +209,9 @@ def train_autoencoder(folder: Path, config: AutoencoderTraining) -> PatchVideoAu
     """Trains (or resumes) the autoencoder in `folder`, from what lies in its `vae/`: by default a fitted projection and
     nothing else, which stays as it is; encoder and decoder learn what to add to it. Writes `vae/` at the end."""
     accelerator = Accelerator(mixed_precision=mixed_precision())
-    torch.manual_seed(config.seed * 1000 + accelerator.process_index)
     begun = (folder / "vae" / "config.json").is_file()
     raw = load_autoencoder(folder / "vae").float() if begun else new_autoencoder(config)
+    torch.manual_seed(config.seed * 1000 + accelerator.process_index)  # each process has noise of its own
     raw.code.requires_grad_(False)
     whole = Reconstruction(raw)
     optimizers = optimizers_of(whole, config.muon_rate, config.adam_rate)
