@@ -55,7 +55,10 @@ class Bare:
     """What a step asks of accelerate, on one device."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
+        self.device, self.others = device, 0.0
+
+    def reduce(self, number: Tensor) -> Tensor:
+        return number + self.others
 
     def autocast(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -281,6 +284,29 @@ def test_an_anchored_stream_is_given_what_it_cannot_know_and_held_to_the_rest(mo
         stream.step(0)
         held[anchor] = learner.student.network.transformer.proj_out.weight.detach().clone()
     assert not torch.allclose(held[0.0], held[1e4]), "the truth is in the gradient"
+
+
+def test_the_truth_teaches_in_every_step_and_in_every_process_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    vae = weights_vae()
+    config = Distillation(Budget(steps=9), videos=1, first=6, last=6, critic_updates=99, streaming=True, anchored=1.0)
+    monkeypatch.setattr(dmd, "known_rollout", lambda *_: known_rollout(vae, 1, 6, random.Random(2), CPU))
+
+    def steps(config: Distillation, others: float) -> list[tuple[dict, bool]]:
+        three, taken = trio(), []
+        three.accelerator.others = others  # type: ignore[attr-defined]
+        stream = Stream(three, config, random.Random(0), vae)
+        for step in range(2):
+            before = three.student.network.transformer.proj_out.weight.detach().clone()
+            losses = stream.step(step)
+            taken.append((losses, not torch.equal(before, three.student.network.transformer.proj_out.weight)))
+        return taken
+
+    for losses, moved in steps(config, 0.0):
+        assert moved and float(losses["error"]) > 0
+    alone, joined = steps(replace(config, anchored=0.0), 0.0)[1], steps(replace(config, anchored=0.0), 1.0)[1]
+    for losses, moved in (alone, joined):
+        assert not moved and "error" not in losses and "dmd" not in losses
+    assert "student_norm" not in alone[0] and float(joined[0]["student_norm"]) == 0, "it joins with nothing to add"
 
 
 def test_anchored_streams_want_the_autoencoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -138,7 +138,7 @@ def distill_step(trio: Trio, config: Distillation, step: int, rng: random.Random
         with accelerator.autocast():
             x0 = denoise(flow, noise, config.levels[:passes[chunk]], gradient=target and teaches)
         if target:
-            _add_losses(trio, config, x0, (critics, teachers), losses, teaches, config.targets)
+            _add_losses(trio, config, x0, (critics, teachers), losses, teaches)
         mine.truth(chunk).copy_(x0.detach())
         if chunk + 1 < chunks:
             _remember_all(trio, mine, critics, teachers)
@@ -163,7 +163,8 @@ class Stream:
 
     def step(self, step: int) -> dict[str, Tensor | float]:
         """The next chunk of a batch of rollouts, or the first of new ones: an update of the critic, and of the student
-        in every `critic_updates`th step."""
+        in every `critic_updates`th step. Where the truth is known the student has an update in every step: the truth
+        waits for no critic."""
         trio, config, accelerator = self.trio, self.config, self.trio.accelerator
         self._stand(step)
         mine, critics, teachers = self.rollouts
@@ -172,17 +173,18 @@ class Stream:
         losses: dict[str, Tensor | float] = {"chunk": float(mine.chunk), "passes": float(passes)}
         flow, truth = partial(_learner_flow, trio.student, mine), mine.truth(mine.chunk)
         given = mine.given_cells(mine.chunk)
+        learns = teaches or _anywhere(accelerator, given is not None)
         with accelerator.autocast():
-            x0 = denoise(flow, torch.randn_like(truth), config.levels[:passes], gradient=teaches)
+            x0 = denoise(flow, torch.randn_like(truth), config.levels[:passes], gradient=learns)
             clean, rest = x0.detach(), config.levels[passes:]
             if rest:
                 sigma = torch.full((len(clean),), rest[0], device=clean.device)
                 clean = denoise(flow, noised(clean, torch.randn_like(clean), sigma), rest)
         goal = None if given is None else torch.where(given, x0.detach(), truth)
-        _add_losses(trio, config, x0, (critics, teachers), losses, teaches, 1, goal)
+        _add_losses(trio, config, x0, (critics, teachers), losses, teaches, goal)
         truth.copy_(clean if given is None else torch.where(given, truth, clean))
         self._go_on()
-        return losses | _update(trio, teaches)
+        return losses | _update(trio, learns)
 
     def _stand(self, step: int) -> None:
         """Goes to a chunk that is the student's to make, in new rollouts where there is none."""
@@ -225,25 +227,38 @@ def _update(trio: Trio, teaches: bool) -> dict[str, Tensor | float]:
     return norms
 
 
+def _anywhere(accelerator: Accelerator, yes: bool) -> bool:
+    """Whether it is so in one process or more: an update of weights that are shared is everybody's."""
+    return bool(accelerator.reduce(torch.tensor(float(yes), device=accelerator.device)) > 0)
+
+
 def _add_losses(trio: Trio, config: Distillation, x0: Tensor, rollouts: tuple[Rollout, Rollout],
-                losses: dict[str, Tensor | float], teaches: bool, targets: int, truth: Tensor | None = None) -> None:
-    """Adds the gradients of one target chunk of `targets`, whose `truth` may be known, and the losses to `losses`."""
+                losses: dict[str, Tensor | float], teaches: bool, truth: Tensor | None = None) -> None:
+    """Adds the gradients of one target chunk, whose `truth` may be known, and the losses to `losses`.
+
+    The student's are the teacher's, where it `teaches`, and the truth's; nothing at all where `x0` has a gradient for
+    another process's sake.
+    """
     critics, teachers = rollouts
+    targets = 1 if config.streaming else config.targets
     fake = partial(_learner_flow, trio.critic, critics)
     draw = partial(score_sigmas, len(x0), config.shift)
     with trio.accelerator.autocast():
         critic = critic_loss(x0, torch.randn_like(x0), draw().to(x0), fake) / targets
     trio.accelerator.backward(critic)
     losses["critic"] = losses.get("critic", 0.0) + critic.detach()
+    if not x0.requires_grad:
+        return
+    loss = x0.sum() * 0
     if teaches:
         real = _guided_flow(trio.teacher, teachers, config.guidance)
         with trio.accelerator.autocast():
             loss = contextual_dmd(x0, torch.randn_like(x0), draw().to(x0), real, fake) / targets
         losses["dmd"] = losses.get("dmd", 0.0) + loss.detach()
-        if truth is not None:
-            loss = loss + config.anchor * anchoring(x0, truth) / targets
-            losses["error"] = (x0.detach() - truth).square().mean()
-        trio.accelerator.backward(loss)
+    if truth is not None:
+        loss = loss + config.anchor * anchoring(x0, truth)
+        losses["error"] = (x0.detach() - truth).square().mean()
+    trio.accelerator.backward(loss)
 
 
 def _learner_flow(learner: Learner, rollout: Rollout, x: Tensor, sigma: Tensor) -> Tensor:
