@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from ..machine import mixed_precision
@@ -82,7 +83,10 @@ def learner(accelerator: Accelerator, network: Student, rates: Rates) -> Learner
 
 def set_up(folder: Path, budget: Budget, seed: int, *networks: tuple[Student, Rates]) -> Stage:
     """Prepares `networks` for training in `folder` and resumes what was interrupted there."""
-    accelerator = Accelerator(mixed_precision=mixed_precision())
+    # A process may run a network more often than another one does: nothing but gradients is waited for. The buffers are
+    # the rotary frequencies, the same everywhere.
+    apart = DistributedDataParallelKwargs(broadcast_buffers=False)
+    accelerator = Accelerator(mixed_precision=mixed_precision(), kwargs_handlers=[apart])
     torch.manual_seed(seed * 1000 + accelerator.process_index)
     learners = [learner(accelerator, network, rates) for network, rates in networks]
     run = Run(accelerator, folder, budget)
