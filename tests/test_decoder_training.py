@@ -2,10 +2,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -200,36 +197,3 @@ def test_an_autoencoder_of_another_kind_is_named(tmp_path: Path) -> None:
     TinyVideoAutoencoder().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="holds a TinyVideoAutoencoder, expected a PatchVideoAutoencoder"):
         load_autoencoder(tmp_path)
-
-
-TWO = """
-import os, sys, torch
-from pathlib import Path
-from cf_app.training.autoencoder import AutoencoderTraining, train_autoencoder
-from cf_app.training.decoder import DecoderTraining, train_decoder
-from cf_app.training.loop import Budget
-torch.set_num_threads(1)
-folder, rank = Path(sys.argv[1]), os.environ["RANK"]
-config = DecoderTraining(Budget(steps=2), (0.4,), clips=1, crop=3, chunks=1, held_out=1, first=1, longest=2,
-                         adam_rate=1e-2)
-decoder = train_decoder(folder / "vae", folder / "student", folder / "decoder", config)
-whole = train_autoencoder(folder / "autoencoder",
-                          AutoencoderTraining(Budget(steps=2), fit_clips=4, clips=1, crop=16, held_out=2))
-torch.save([decoder.state_dict(), whole.state_dict()], folder / f"{rank}.pt")
-"""
-
-
-def test_two_processes_see_different_clips_and_learn_the_same(tmp_path: Path) -> None:
-    vae, _ = small_stage(tmp_path)
-    (tmp_path / "two.py").write_text(TWO)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-               str(tmp_path / "two.py"), str(tmp_path)]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",
-                                "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    for one, other in zip(first, second, strict=True):
-        assert all(torch.equal(one[name], other[name]) for name in one)
-    before = vae.state_dict()
-    assert any(not torch.equal(first[0][name], before[name]) for name in before), "they did learn"
