@@ -16,7 +16,7 @@ from cf_app.terminal import quiet, told
 
 quiet()  # before torch and its libraries come in
 
-from cf_app import weights  # noqa: E402
+from cf_app import hub, weights  # noqa: E402
 from cf_app.engine.engine import Engine  # noqa: E402
 from cf_app.engine.worker import Worker  # noqa: E402
 from cf_app.space.segmented import SegmentedWorker  # noqa: E402
@@ -46,13 +46,18 @@ def make(options: argparse.Namespace) -> Page:
 def load(options: argparse.Namespace) -> Engine:
     """The engine; while weights are downloaded, a page at the app's address says how far that is."""
     with contextlib.ExitStack() as stack:
-        tells = [told]
+        tells: list[hub.Tell] = [told]
         if not options.random_weights and weights.to_be_fetched(options.model):
             tells.append(stack.enter_context(waiting_page(options.model, options.host, options.port)))
         wish = Wish.told(options)
         if on_zero_gpu() and wish.device is None:
             wish = replace(wish, device="cuda")
-        return weights.load(wish, lambda progress: [tell(progress) for tell in tells])
+
+        def tell(progress: hub.Progress) -> None:
+            for each in tells:
+                each(progress)
+
+        return weights.load(wish, tell)
 
 
 def speedups(options: argparse.Namespace) -> list[str]:

@@ -48,5 +48,5 @@ def _covering(frame: av.VideoFrame, cover: tuple[int, int] | None) -> av.VideoFr
     scale = max(cover[0] / frame.height, cover[1] / frame.width)
     if scale >= 1:
         return frame
-    size = {"width": max(cover[1], round(scale * frame.width)), "height": max(cover[0], round(scale * frame.height))}
-    return frame.reformat(**size, interpolation="AREA")
+    width, height = max(cover[1], round(scale * frame.width)), max(cover[0], round(scale * frame.height))
+    return frame.reformat(width, height, interpolation="AREA")

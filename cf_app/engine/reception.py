@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from cf_app.engine.desk import Desk
-from cf_app.engine.messages import STOPPED, Ended, Event, SessionStatus, StateChanged
+from cf_app.engine.messages import STOPPED, Command, Ended, Event, SessionStatus, StateChanged
 from cf_app.engine.session import Session
 from cf_app.engine.timeline import Timeline
 from cf_app.memory.policy import Policy
@@ -112,6 +112,14 @@ class Reception:
             if desk.ended or (left is not None and left <= 0):
                 return
             self._wake.wait(left)
+
+    def send(self, session_id: str, command: Command) -> int:
+        """Queue a command; returns the chunk from which on it counts. ValueError: it is refused, nothing changes."""
+        raise NotImplementedError
+
+    def shutdown(self) -> None:
+        """Close all sessions and end what this worker runs on."""
+        raise NotImplementedError
 
     def state(self, session_id: str) -> SessionStatus:
         """Where a session stands."""

@@ -15,8 +15,12 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cf_app
+
+if TYPE_CHECKING:
+    from cf_app.engine.engine import Engine
 
 PRECISIONS = ("bf16", "fp8", "int8", "nf4")
 PROMPT = "a red ball hops through the meadow by day, the camera pans right"
@@ -141,7 +145,7 @@ def resident_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def speed(engine, chunks: int, *, overlap: bool = True) -> dict[str, object]:
+def speed(engine: Engine, chunks: int, *, overlap: bool = True) -> dict[str, object]:
     """Frames a second through the worker, decoding and encoding included, and the median of every stage.
 
     "panel" is what the server does a chunk for the memory panel: the snapshot as JSON, the thumbnails as JPEG.
@@ -174,7 +178,7 @@ def speed(engine, chunks: int, *, overlap: bool = True) -> dict[str, object]:
             "panel_share": medians["panel"] / (1000 * seconds), "stage_ms": medians}
 
 
-def endurance(engine, chunks: int, progress: Callable) -> dict[str, object]:
+def endurance(engine: Engine, chunks: int, progress: Callable) -> dict[str, object]:
     """Chunk 600 against chunk 30: medians over 20 chunks around them, and the growth of resident memory."""
     session = engine.new_session(PROMPT, seed=1)
     times, memory = [], []

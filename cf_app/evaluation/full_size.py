@@ -126,7 +126,7 @@ def _said(*command: str) -> str | None:
 
 def table(results: Sequence[dict[str, Any]]) -> str:
     """The results for people: a line per case."""
-    ceiling = next((row["found"] for row in results if row["kind"] == "ceilings"), {})
+    ceiling: dict[str, Any] = next((row["found"] for row in results if row["kind"] == "ceilings"), {})
     lines = [_ceiling_line(ceiling)] if ceiling else []
     lines.append(
         f"{'':<44}{'FPS':>6}{'chunk':>8}{'denoise':>9}{'context':>9}{'memory':>8}{'decode':>8}{'encode':>8}"

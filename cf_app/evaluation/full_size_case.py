@@ -99,7 +99,8 @@ def endure(spec: dict[str, Any], report: Any, most: int = 1000) -> None:
     policy, _ = VISIBLE[spec["visible"]]
     engine = made(spec)
     session = engine.new_session(PROMPTS[0], 1, policy=policy)
-    end, times, marks = time.perf_counter() + spec["seconds"], [], 40
+    end, marks = time.perf_counter() + spec["seconds"], 40
+    times: list[float] = []
     while len(times) < most and (time.perf_counter() < end or len(times) < marks):
         before = time.perf_counter()
         engine.step(session)  # its pictures have left the device when it is over

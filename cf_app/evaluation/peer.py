@@ -92,7 +92,8 @@ class _Watch:
     def __init__(self, pipeline: Any, passes: int) -> None:
         self.decoded: float | None = None
         self.decoder = pipeline.vae.name
-        self._passes, self._marks = passes, []
+        self._passes = passes
+        self._marks: list[Any] = []
         inner, decode = pipeline.generator.forward, pipeline.vae.decode_to_pixel
 
         def forward(*arguments: Any, **options: Any) -> Any:
@@ -156,7 +157,8 @@ def _module(name: str, **contents: Any) -> None:
 
 
 def _pipeline(visible: int, device: torch.device, tiny: bool, *, long: bool) -> Any:
-    model, attention = importlib.import_module("wan.modules.model"), importlib.import_module("wan.modules.attention")
+    model: Any = importlib.import_module("wan.modules.model")
+    attention = importlib.import_module("wan.modules.attention")
     if not (attention.FLASH_ATTN_2_AVAILABLE or attention.FLASH_ATTN_3_AVAILABLE):
         model.flash_attention = attention.attention  # its own way through PyTorch's attention
     causal = importlib.import_module("wan.modules.causal_model")
@@ -172,7 +174,7 @@ def _pipeline(visible: int, device: torch.device, tiny: bool, *, long: bool) -> 
     vae, decoder = _decoder(device)
     module = importlib.import_module(f"pipeline.causal{'_long' if long else ''}_inference")
     make = module.CausalLongInferencePipeline if long else module.CausalInferencePipeline
-    wrapper = importlib.import_module("utils.wan_wrapper").WanDiffusionWrapper
+    wrapper: Any = importlib.import_module("utils.wan_wrapper").WanDiffusionWrapper
     memory = _released_memory(visible) if long else {"local_attn_size": visible}
     arguments = types.SimpleNamespace(
         denoising_step_list=[1000, 750, 500, 250],
@@ -218,7 +220,7 @@ def _decoder(device: torch.device) -> tuple[Any, str]:
         return _Stub(lambda: None), "none"
     vae = importlib.import_module("wan.modules.vae")
     sizes = {"dim": 96, "z_dim": 16, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_scales": [], "dropout": 0.0}
-    wrapper = importlib.import_module("utils.wan_wrapper")
+    wrapper: Any = importlib.import_module("utils.wan_wrapper")
     wrapper._video_vae = lambda **_: vae.WanVAE_(temperal_downsample=[False, True, True], **sizes)
     return wrapper.WanVAEWrapper().to(device, KIND), "wan"
 

@@ -108,7 +108,8 @@ def train_probe(samples: int, steps: int, seed: int = 0) -> Probe:
             x = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16_pays(looks.device)):
             outputs = probe(x)
-        loss = sum(F.cross_entropy(logits.float(), labels[pick, i]) for i, logits in enumerate(outputs))
+        losses = [F.cross_entropy(logits.float(), labels[pick, i]) for i, logits in enumerate(outputs)]
+        loss = torch.stack(losses).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -271,7 +271,8 @@ def clipping(bench: Bench, arguments: argparse.Namespace, results: Results) -> N
 def coding(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
     """What the autoencoder keeps of held-out worlds, by what their cameras do."""
     results.begin("autoencoder", clips=arguments.clips, model=bench.studio.engine.name)
-    pictures, at = {}, likeness.CODED_CHUNKS - 1
+    pictures: dict[str, list[np.ndarray]] = {}
+    at = likeness.CODED_CHUNKS - 1
     for camera, said in (("still", "camera stands"), ("right", "camera pans")):
         takes = likeness.coded_takes(arguments.clips, camera)
         truths, shown = [draw(take) for take in takes], bench.film(takes, said, recoded)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,7 +82,7 @@ def _attention_rates(queries: int, keys: int, device: torch.device, kind: torch.
     def rate(kernel: Kernel) -> float:
         return _rate(lambda: kernel.attend(query, key, key, None), tera)
 
-    return {kernel.name: _attempt(lambda kernel=kernel: rate(kernel)) for kernel in available(device)}
+    return {kernel.name: _attempt(partial(rate, kernel)) for kernel in available(device)}
 
 
 def _fp8_rate(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -143,7 +143,7 @@ def joined_pass(model: str | None, rounds: int = 40) -> dict[str, float]:
 class _FullMemory:
     """A `KVContext` over 18 latent frames of noise, for each of a batch."""
 
-    mask = None
+    mask: Tensor | None = None
 
     def __init__(self, shape: KVShape, own: int, batch: int, latents: int = 18) -> None:
         import torch

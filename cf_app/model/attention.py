@@ -31,9 +31,12 @@ class KVContext(Protocol):
         mask: bool, True where a query may read a key, broadcast to [B, H, Tq, Tk]; None for all.
     """
 
-    batch: int
-    query_rope: Tensor
-    mask: Tensor | None
+    @property
+    def batch(self) -> int: ...
+    @property
+    def query_rope(self) -> Tensor: ...
+    @property
+    def mask(self) -> Tensor | None: ...
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Take this pass's own keys (normed, not rotated) and values of a layer, both [B, Tq, H, D].
@@ -88,8 +91,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     Returns:
         [B, Tq, H, D].
     """
-    heads_first = (tensor.transpose(1, 2) for tensor in (query, key, value))
-    return F.scaled_dot_product_attention(*heads_first, attn_mask=mask).transpose(1, 2)
+    query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)
 
 
 def _split(x: Tensor, heads: int) -> Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -57,7 +57,7 @@ class CudaRecorder:
     """CUDA graphs. Other threads may use the GPU meanwhile, on streams of their own."""
 
     def __init__(self) -> None:
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None
 
     def record(self, work: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], object]]:
         """See ``Recorder``.

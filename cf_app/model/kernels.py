@@ -43,9 +43,9 @@ def ordered(backends: tuple[SDPBackend, ...]) -> Attend:
     order = list(backends)
 
     def run(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        heads_first = (tensor.transpose(1, 2) for tensor in (query, key, value))
+        query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
         with sdpa_kernel(order, set_priority=True):
-            return F.scaled_dot_product_attention(*heads_first, attn_mask=mask).transpose(1, 2)
+            return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)
 
     return run
 

@@ -13,6 +13,9 @@ from cf_app.model.checkpoints import State, diffusers_name, lora_layers
 class Branch(nn.Module):
     """y = layer(x) + strength * B A x. ``strength`` is scale * alpha / rank."""
 
+    down: Tensor
+    up: Tensor
+
     def __init__(self, layer: nn.Module, down: Tensor, up: Tensor, strength: float) -> None:
         super().__init__()
         self.layer, self.strength = layer, strength

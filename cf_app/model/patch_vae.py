@@ -177,7 +177,7 @@ class PatchVideoAutoencoder(StreamingAutoencoder):
         return self.code.blocks(self._pictures(frames)).unflatten(0, (len(frames), -1))
 
     @property
-    def kept_channels(self) -> list[int]:  # type: ignore[override]
+    def kept_channels(self) -> list[int]:
         """Of each block's past frame."""
         return [self.config.width] * self.config.blocks
 

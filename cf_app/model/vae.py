@@ -25,6 +25,7 @@ class MemBlock(nn.Module):
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
+        self.channels = n_in
         self.conv = nn.Sequential(
             _conv(2 * n_in, n_out), nn.ReLU(), _conv(n_out, n_out), nn.ReLU(), _conv(n_out, n_out))
         self.skip = nn.Conv2d(n_in, n_out, 1, bias=False) if n_in != n_out else nn.Identity()
@@ -82,12 +83,20 @@ def _run(layers: nn.Sequential, x: Tensor, batch: int, state: State | None) -> t
 class StreamingAutoencoder(ModelMixin, ConfigMixin):
     """What our own autoencoders share: how pixel frames come in, and a decoder's state, which is None before the first.
 
-    `channel_axis` is that of the frames in the state, `kept_channels` how many each of them has.
+    `channel_axis` is that of the frames in the state.
     """
 
     channel_axis: int
-    temporal_scale: int
-    kept_channels: list[int]
+
+    @property
+    def temporal_scale(self) -> int:
+        """Pixel frames that make one latent frame."""
+        raise NotImplementedError
+
+    @property
+    def kept_channels(self) -> list[int]:
+        """How many channels of each of its frames the state has."""
+        raise NotImplementedError
 
     def _pictures(self, frames: Tensor) -> Tensor:
         """Pixel frames [B, 3, P, H, W] as a batch of pictures [B * P, 3, H, W].
@@ -190,9 +199,9 @@ class TinyVideoAutoencoder(StreamingAutoencoder):
         return (z - mean) / std
 
     @property
-    def kept_channels(self) -> list[int]:  # type: ignore[override]
+    def kept_channels(self) -> list[int]:
         """Of each MemBlock's past frame."""
-        return [layer.conv[0].in_channels // 2 for layer in self.decoder if isinstance(layer, MemBlock)]
+        return [layer.channels for layer in self.decoder if isinstance(layer, MemBlock)]
 
     def decode(self, latents: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Normalised latents [B, C, F, Y, X] to (pixel frames [B, 3, 4 F, H, W] in [-1, 1], the next state).

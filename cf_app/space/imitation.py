@@ -26,7 +26,7 @@ def complete() -> None:
     """Give PyTorch what a build for CPUs lacks."""
     if torch.version.cuda is None:
         torch.version.cuda = "12.8"
-        torch._C._cuda_init = _nothing  # type: ignore[attr-defined]
+        torch._C._cuda_init = _nothing
         torch.cuda._is_in_bad_fork = _never
 
 

@@ -15,7 +15,7 @@ from ..engine.engine import Engine
 from ..engine.timeline import PromptCue, Timeline
 from .grammar import Scene, describe
 
-SCENES = tuple(Scene(*words.split(), "still") for words in (
+SCENES = tuple(Scene(*f"{words} still".split()) for words in (
     "red ball hops meadow day", "blue star floats beach night", "yellow heart rolls desert sunset",
     "pink box floats snow dawn"))
 TURNS, CHUNKS = (4, 10, 14, 18), 22      # chunks at which the camera sweeps away and back; length of a film

@@ -11,6 +11,15 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from .dmd import Distillation
+    from .loop import Budget
+
+Config = TypeVar("Config", bound="DataclassInstance")
 
 STAGES = ("autoencoder", "data", "pictures", "rollouts", "teacher", "distill", "context", "decoder", "export")
 NAMED = ("rollouts", "teacher", "distill", "context", "merge")     # stages that are run in variants, for ablations
@@ -75,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _budget(arguments: argparse.Namespace, minutes: float):
+def _budget(arguments: argparse.Namespace, minutes: float) -> Budget:
     from .loop import Budget
 
     steps = arguments.steps if arguments.steps is not None else TINY_STEPS if arguments.tiny else 10**9
@@ -159,7 +168,7 @@ def _context(arguments: argparse.Namespace) -> None:
     _distillation(arguments, "context", "distill", without_curriculum(config) if arguments.no_curriculum else config)
 
 
-def _distillation(arguments: argparse.Namespace, name: str, before: str, config) -> None:
+def _distillation(arguments: argparse.Namespace, name: str, before: str, config: Distillation) -> None:
     from .dmd import train_distillation
 
     out = arguments.out
@@ -214,8 +223,9 @@ def _merge(arguments: argparse.Namespace) -> None:
     from .merge import carry_over
 
     out = arguments.out
-    paths = (_student(out, name) for name in (arguments.start or "rollouts", arguments.teacher, arguments.student))
-    carry_over(*paths, out / (arguments.name or "merge") / "student", arguments.share)
+    start, teacher, student = (
+        _student(out, name) for name in (arguments.start or "rollouts", arguments.teacher, arguments.student))
+    carry_over(start, teacher, student, out / (arguments.name or "merge") / "student", arguments.share)
 
 
 def _full_step(arguments: argparse.Namespace) -> None:
@@ -228,7 +238,7 @@ def _full_step(arguments: argparse.Namespace) -> None:
         tqdm.write(f"{name:<24}{value if isinstance(value, str) else f'{value:.3g}'}")
 
 
-def _changed(config, **changes: object):
+def _changed(config: Config, **changes: Any) -> Config:
     from dataclasses import replace
 
     return replace(config, **changes)

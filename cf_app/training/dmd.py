@@ -199,7 +199,7 @@ class Stream:
     def _start(self, step: int) -> None:
         config, device = self.config, self.trio.accelerator.device
         chunks = self.rng.randint(config.first, rollout_horizon(step, config.ramp, config.first, config.last))
-        if chunks > 1 and self.rng.random() < config.anchored:
+        if self.vae is not None and chunks > 1 and self.rng.random() < config.anchored:
             mine = known_rollout(self.vae, config.videos, chunks, self.rng, device, config.pans)
         else:
             mine = blank_rollout(config.videos, chunks, config.size, CHUNK_LATENTS, self.rng, device)

@@ -48,7 +48,8 @@ class Muon(torch.optim.Optimizer):
 
 def split_parameters(model: nn.Module, adam_names: tuple[str, ...]) -> tuple[list[Tensor], list[Tensor]]:
     """(for Muon, for AdamW): AdamW gets vectors, embeddings, and every name that contains one of `adam_names`."""
-    matrices, rest = [], []
+    matrices: list[Tensor] = []
+    rest: list[Tensor] = []
     for name, p in model.named_parameters():
         if p.requires_grad:
             (rest if p.ndim < 2 or any(part in name for part in adam_names) else matrices).append(p)

@@ -69,7 +69,7 @@ def start_rollout(videos: LatentVideos, config: RolloutTraining, rng: random.Ran
         picks = rng.choices(still or members, k=free) + rng.choices(members, k=config.videos - free)
         promotions = look_away_promotions(turns, length, rng)
     else:
-        still, free, turns = videos.still or range(len(videos)), config.free, ()
+        still, free, turns = videos.still or list(range(len(videos))), config.free, ()
         picks = [rng.choice(still) for _ in range(free)]
         picks += [rng.randrange(len(videos)) for _ in range(config.videos - free)]
         rate = rng.choice((0.1, 0.3, 0.5, 0.5, 0.7, 1.0))

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -142,7 +144,7 @@ class _Canvas:
         self.light = self.blend(lambda s: _TIME[s.time][2])
         self.image = torch.empty(0)
 
-    def blend(self, value) -> torch.Tensor:
+    def blend(self, value: Callable[[Scene], float | tuple[float, ...]]) -> torch.Tensor:
         """The time-blended `value(scene)` (a colour or a number): [P, channels, 1, 1]."""
         rows = []
         for parts in self.mix:
@@ -186,7 +188,7 @@ class _Canvas:
             x = self.x + self.camera * speed
             wave = (x * .055 + phase[first]).sin() + .5 * (x * .11 + phase[first + 1]).sin()
             top = HORIZON - lift - amplitude * (.55 + .4 * wave)
-            self.paint(self.cover(top - self.y), self.light * self.blend(lambda s, i=index: _PLACE[s.place][2 - i]))
+            self.paint(self.cover(top - self.y), self.light * self.blend(partial(_hill, nearer=index)))
         ground = self.light * self.blend(lambda s: _PLACE[s.place][0])
         self.paint(self.cover(HORIZON - self.y + 0 * self.camera), ground)
 
@@ -213,7 +215,7 @@ class _Canvas:
         colour = self.blend(lambda s: _SUBJECT[s.colour]) * light
         pairs = {(s.shape, s.motion) for parts in self.mix for s, w in parts if w > 0}
         for shape, motion in sorted(pairs):
-            weight = self.blend(lambda s, p=(shape, motion): float((s.shape, s.motion) == p))[:, 0]
+            weight = self.blend(partial(_is, shape=shape, motion=motion))[:, 0]
             x, y, turn = self._motion(motion)
             lift = (GROUND - RADIUS - y).clamp(min=0)
             shadow = torch.hypot((self.x - x) / (13.5 - .15 * lift), (self.y - GROUND - 1) / 2.6) - 1
@@ -241,6 +243,16 @@ class _Canvas:
             return 64 + 26 * sway, rest + 0 * t, 26 * sway / RADIUS
         bob = (4 * math.pi * t / SWAY_SECONDS).sin()
         return 64 + 12 * sway, 33 + 5 * bob, .15 * bob
+
+
+def _hill(scene: Scene, nearer: int) -> Colour:
+    """The colour of the far hills, or of the nearer ones (1)."""
+    _, near, far, _ = _PLACE[scene.place]
+    return near if nearer else far
+
+
+def _is(scene: Scene, shape: str, motion: str) -> float:
+    return float((scene.shape, scene.motion) == (shape, motion))
 
 
 def _weights(world: World, seconds: float) -> list[tuple[Scene, float]]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection
 from fractions import Fraction
 from functools import lru_cache
+from typing import cast
 
 import av
 import numpy as np
@@ -36,7 +37,7 @@ def fragment(encoder: str, frames: list[av.VideoFrame], width: int, height: int,
     """
     sink = io.BytesIO()
     with av.open(sink, "w", format="mp4", options=_FRAGMENTED) as container:
-        stream = container.add_stream(encoder, rate=fps, options=OPTIONS[encoder])
+        stream = cast(av.VideoStream, container.add_stream(encoder, rate=fps, options=OPTIONS[encoder]))
         stream.width, stream.height = width, height
         stream.pix_fmt = "yuv420p"
         stream.gop_size = len(frames)

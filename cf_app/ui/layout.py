@@ -24,7 +24,7 @@ from .tabs import Tabs
 
 if TYPE_CHECKING:
     from cf_app.engine.engine import Engine
-    from cf_app.engine.worker import Worker
+    from cf_app.engine.reception import Reception
 
 STYLES = ("app.css", "player.css", "prompt.css")
 SCRIPTS = (
@@ -63,7 +63,7 @@ class Page:
 
 
 def build_page(
-    engine: Engine, worker: Worker, *, cushion: float = 0.3, places: Places = Places(), limits: Limits = NO_LIMITS
+    engine: Engine, worker: Reception, *, cushion: float = 0.3, places: Places = Places(), limits: Limits = NO_LIMITS
 ) -> Page:
     """The whole page around a loaded engine.
 

@@ -138,7 +138,11 @@ def requests(tabs: Tabs, gate: Gate) -> list[Callable[[Answer], Answer]]:
 
     def leave(request: Answer) -> Answer:
         """{nonce}: who pressed play does not want to wait any longer."""
-        return _answer(lambda: gate.forget(str(request["nonce"])) or {})
+        def left() -> Answer:
+            gate.forget(str(request["nonce"]))
+            return {}
+
+        return _answer(left)
 
     return [credit, command, fetch, chunk, export, leave]
 

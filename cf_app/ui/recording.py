@@ -62,7 +62,7 @@ class Recording:
             stream = None
             shift = 0
             for chunk in range(min(upto + 1, len(self))):
-                with av.open(io.BytesIO(self.read(chunk))) as source:
+                with av.open(io.BytesIO(self.read(chunk)), "r") as source:
                     video = source.streams.video[0]
                     stream = stream or container.add_stream_from_template(video)
                     frames = 0

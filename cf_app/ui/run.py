@@ -35,7 +35,7 @@ from .palette import PromptColors
 from .recording import Recording
 
 if TYPE_CHECKING:
-    from cf_app.engine.worker import Worker
+    from cf_app.engine.reception import Reception
 
 Message = dict[str, Any]
 
@@ -54,7 +54,7 @@ class Run:
 
     def __init__(
         self,
-        worker: Worker,
+        worker: Reception,
         session: str,
         encoder: ChunkEncoder,
         colors: PromptColors,

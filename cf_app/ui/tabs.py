@@ -25,8 +25,8 @@ from .starts import Starts
 
 if TYPE_CHECKING:
     from cf_app.engine.engine import Engine
+    from cf_app.engine.reception import Reception
     from cf_app.engine.timeline import Timeline
-    from cf_app.engine.worker import Worker
 
 
 @dataclass
@@ -38,7 +38,7 @@ class _Tab:
 class Tabs:
     """Finds runs by the token that only their own browser knows, and tabs by Gradio's session hash."""
 
-    def __init__(self, engine: Engine, worker: Worker) -> None:
+    def __init__(self, engine: Engine, worker: Reception) -> None:
         self.engine = engine
         self.worker = worker
         self.starts = Starts(engine.geometry)
@@ -100,7 +100,7 @@ class Tabs:
     def _branch(
         self, tab: str, encoder: ChunkEncoder, timeline: Timeline | None, request: Mapping[str, Any]
     ) -> tuple[Run | None, tuple[str, int] | None]:
-        """The tab's own run that is branched from, and what `Worker.branch` has made of it."""
+        """The tab's own run that is branched from, and what `Reception.branch` has made of it."""
         wish = request.get("branch")
         if timeline is None or not isinstance(wish, Mapping) or not isinstance(wish.get("chunk"), int):
             return None, None
