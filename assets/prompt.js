@@ -1,4 +1,5 @@
-// The prompt box (gr.HTML's js_on_load). Sends through `cf:prompt`; says under the box which words the model does not know.
+// The prompt box (gr.HTML's js_on_load). Sends through `cf:prompt`; says under the box which words the model does not know,
+// and what a prompt should name.
 const field = element.querySelector("textarea");
 const send = element.querySelector(".cf-send");
 const words = element.querySelector(".cf-words span");
@@ -22,10 +23,13 @@ function say(message, tone = "", withWords = false) {
   known.hidden = !withWords || vocabulary.length === 0;
 }
 
-function unknown(list) {
-  if (list.length === 0) return say("");
-  const named = list.slice(0, 6).join(", ") + (list.length > 6 ? " …" : "");
-  say(`This model does not know: ${named}`, "hint", true);
+// What a server's answer says of a prompt's words: those that are `unknown`, and `subjects` if it names none of them.
+function advise({ unknown, subjects = [] }) {
+  const named = unknown.slice(0, 6).join(", ") + (unknown.length > 6 ? " …" : "");
+  const lines = [];
+  if (unknown.length) lines.push(`This model does not know: ${named}.`);
+  if (subjects.length) lines.push(`Name what to show: ${subjects.join(", ")}.`);
+  say(lines.join(" "), "hint", lines.length > 0);
 }
 
 async function check() {
@@ -33,7 +37,7 @@ async function check() {
   if (!field.value.trim()) return say("");
   const answer = await server.check({ prompt: field.value }).catch(() => null);
   if (!answer || mine !== asked) return;
-  if (answer.ok) unknown(answer.unknown);
+  if (answer.ok) advise(answer);
   else say(answer.error, "bad");
 }
 
@@ -48,7 +52,7 @@ function submit() {
   // An empty or hopeless prompt is refused by the server with words of its own; the box only passes them on.
   cf.emit("prompt", {
     prompt: field.value,
-    reply: (answer) => (answer.ok ? unknown(answer.unknown) : say(answer.error, "bad")),
+    reply: (answer) => (answer.ok ? advise(answer) : say(answer.error, "bad")),
   });
 }
 
@@ -145,5 +149,5 @@ cf.on("mode", (detail) => {
   mode = detail.mode;
   send.querySelector("span").textContent = RUNNING.includes(mode) ? "Change" : "Play";
 });
-cf.on("run", (message) => unknown(message.unknown));
+cf.on("run", advise);
 cf.on("refused", (message) => say(message.message, "bad"));

@@ -93,6 +93,7 @@ class ModelConfig:
         memory: policy name under "policy" and its fields, for ``memory.policy.policy_from_dict``.
         text_length: text tokens of a prompt; shorter ones are padded with zero rows, which are attended to.
         vocabulary: the words that the model knows, None if it was trained on free text.
+        subjects: those of them that name what a film is of; a prompt without any of them leaves that to chance.
         switch_memory: what a change of prompt does to the memory: keep, recache, flush or reset.
         base: repository on the Hugging Face Hub that has the parts that the folder lacks (autoencoder, text), or None.
     """
@@ -105,6 +106,7 @@ class ModelConfig:
     memory: Mapping[str, str | int | float | bool] = field(default_factory=lambda: {"policy": "slow_fast"})
     text_length: int = 512
     vocabulary: frozenset[str] | None = None
+    subjects: tuple[str, ...] = ()
     example_prompts: tuple[str, ...] = ()
     switch_memory: str = "keep"
     base: str | None = None
@@ -133,6 +135,7 @@ class ModelConfig:
                 memory=_mapping(data, "memory") if "memory" in data else {"policy": "slow_fast"},
                 text_length=int(_mapping(data, "text").get("max_length", 512)) if "text" in data else 512,
                 vocabulary=None if vocabulary is None else frozenset(_strings(vocabulary, "vocabulary")),
+                subjects=_strings(data.get("subjects", ()), "subjects"),
                 example_prompts=_strings(data.get("example_prompts", ()), "example_prompts"),
                 switch_memory=str(data.get("switch_memory", "keep")),
                 base=None if data.get("base") is None else str(data["base"]),
@@ -152,6 +155,7 @@ class ModelConfig:
             "memory": dict(self.memory),
             "text": {"max_length": self.text_length},
             "vocabulary": None if self.vocabulary is None else sorted(self.vocabulary),
+            "subjects": list(self.subjects),
             "example_prompts": list(self.example_prompts),
             "switch_memory": self.switch_memory,
             "base": self.base,

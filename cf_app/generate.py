@@ -57,6 +57,9 @@ def run(arguments: argparse.Namespace) -> int:
     unknown = sorted({word for cue in timeline.cues for part in cue.parts for word in engine.unknown_words(part[0])})
     if unknown:
         sys.stderr.write(f"words that this model does not know: {', '.join(unknown)}\n")
+    subjects = [words for cue in timeline.cues for part in cue.parts if (words := engine.subjects_for(part[0]))]
+    if subjects:
+        sys.stderr.write(f"a prompt names no subject, expected one of: {', '.join(subjects[0])}\n")
     start = None if arguments.start is None else read_start(arguments.start, engine.geometry.fps)
     session = engine.new_session(timeline=timeline, seed=arguments.seed, policy=policy, start=start)
     stream = session.stream(chunks=chunks)

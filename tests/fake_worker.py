@@ -65,6 +65,9 @@ class FakeEngine:
         "a pink ball hops on the beach at sunset",
     )
 
+    def subjects_for(self, prompt: str) -> list[str]:
+        return [] if set(prompt.split()) & {"ball", "box", "heart", "star"} else ["ball", "box", "heart", "star"]
+
     def unknown_words(self, prompt: str) -> list[str]:
         words = ["".join(c for c in word.lower() if c.isalnum()) for word in prompt.split()]
         return list(dict.fromkeys(word for word in words if word and word not in WORDS))

@@ -158,6 +158,7 @@ def test_every_stage_runs_small_and_the_student_generates(tmp_path: Path) -> Non
     assert main(["train", "export", "--tiny", "--out", str(out), "--tau", "0.9"]) == 0
     assert (target / "curves" / "rollouts.png").read_bytes() == b"curves"
     config = json.loads((target / "cf_config.json").read_text())
+    assert {"star", "cube"} < set(config["subjects"]) < set(config["vocabulary"])
     assert config["memory"]["tau"] == 0.9 and len(config["sampler"]["timesteps"]) == 8
     stream = ["train", "context", "--streaming", "--tiny", "--out", str(out), "--threads", "1", "--name", "stream"]
     assert main([*stream, "--start", "rollouts", "--teacher", "rollouts", "--anchored", "1"]) == 0

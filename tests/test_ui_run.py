@@ -94,7 +94,8 @@ def test_prompt_change_tells_its_chunk_and_keeps_it(tabs):
     reader = Reader(run)
     reader.until_chunks(2)
     answer = calls(tabs)["command"]({"run": run.token, "kind": "prompt", "prompt": "a blue dragon at night"})
-    assert answer["ok"] and answer["unknown"] == ["dragon"] and answer["color"] != reader.messages[0]["color"]
+    assert answer["ok"] and answer["unknown"] == ["dragon"] and "star" in answer["subjects"]
+    assert answer["color"] != reader.messages[0]["color"]
     run.grant(answer["chunk"] + 2)
     chunks = reader.until_chunks(answer["chunk"] + 1)
     assert [c["prompt"] == "a blue dragon at night" for c in chunks] == [c["chunk"] >= answer["chunk"] for c in chunks]

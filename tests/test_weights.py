@@ -43,6 +43,7 @@ def test_loads_and_generates(model: Path) -> None:
     engine = cf_app.load(model, device="cpu")
     assert engine.name == "tiny" and engine.title and engine.quantization == "none"
     assert engine.unknown_words("A red, zebra ball! zebra") == ["zebra"]
+    assert engine.subjects_for("A zebra") == ["ball", "box"] and engine.subjects_for("A zebra, a BOX!") == []
     session = engine.new_session(prompt=engine.example_prompts[0], seed=1)
     frames = [chunk.frames for chunk in session.stream(seconds=1.0)]
     assert len(frames) == 2 and frames[0].shape == (12, engine.geometry.height, engine.geometry.width, 3)

@@ -73,6 +73,7 @@ def tiny_config(**changes: object) -> ModelConfig:
         "memory": {"policy": "slow_fast", "tau": 0.9},
         "text_length": TEXT_LENGTH,
         "vocabulary": WORDS,
+        "subjects": ("ball", "box"),
         "example_prompts": EXAMPLES,
     }
     return ModelConfig(**{**settings, **changes})

@@ -34,6 +34,10 @@ from cf_app.model.speed import accelerate, attend_by, compiled_rotation
 from cf_app.model.text_encoder import PromptEncoder
 
 
+def _words(prompt: str) -> list[str]:
+    return "".join(letter if letter.isalnum() or letter == "_" else " " for letter in prompt.lower()).split()
+
+
 class Engine(ChunkMaker):
     """Runs sessions of one model, one chunk at a time.
 
@@ -130,8 +134,12 @@ class Engine(ChunkMaker):
         """Words of ``prompt`` that the model does not know, in order, each once; empty for free text."""
         if self.vocabulary is None:
             return []
-        cleaned = "".join(letter if letter.isalnum() or letter in "_" else " " for letter in prompt.lower())
-        return list(dict.fromkeys(word for word in cleaned.split() if word not in self.vocabulary))
+        return list(dict.fromkeys(word for word in _words(prompt) if word not in self.vocabulary))
+
+    def subjects_for(self, prompt: str) -> list[str]:
+        """What the model can make a film of, if ``prompt`` names none of it; else, and for free text, empty."""
+        subjects = self.config.subjects
+        return [] if set(_words(prompt)) & set(subjects) else list(subjects)
 
     def new_session(
         self,

@@ -9,7 +9,7 @@ import torch
 
 from ..config import Geometry, ModelConfig, SamplerConfig
 from ..model.patch_vae import PatchVideoAutoencoder
-from .grammar import vocabulary
+from .grammar import subjects, vocabulary
 from .student import SHIFT, TRAINED_TIMESTEPS, write_json
 from .text import MAX_LENGTH
 
@@ -51,5 +51,5 @@ def export(vae: Path, student: Path, target: Path, tau: float,
         description="A small causal student of Wan's architecture, trained on a procedural world.",
         geometry=Geometry(transformer["in_channels"], 80 // 8, 128 // 8, scale, autoencoder.temporal_scale),
         sampler=SamplerConfig(timesteps, SHIFT), memory={"policy": "slow_fast", "tau": tau},
-        text_length=MAX_LENGTH, vocabulary=frozenset(vocabulary()), example_prompts=EXAMPLES)
+        text_length=MAX_LENGTH, vocabulary=frozenset(vocabulary()), subjects=subjects(), example_prompts=EXAMPLES)
     write_json(target / "cf_config.json", config.to_dict())

@@ -96,6 +96,11 @@ def vocabulary() -> tuple[str, ...]:
     return tuple(sorted(words))
 
 
+def subjects() -> tuple[str, ...]:
+    """Every word for a shape, sorted."""
+    return tuple(sorted({word for words in _SHAPE_WORDS.values() for word in words}))
+
+
 def scene_labels(scene: Scene) -> tuple[int, ...]:
     """Index of each attribute's value, in the order of `ATTRIBUTES`."""
     return tuple(ATTRIBUTES[f.name].index(getattr(scene, f.name)) for f in fields(scene))

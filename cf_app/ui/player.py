@@ -7,7 +7,7 @@ messages are numbered, and the browser asks for the missing ones again (server f
 **Messages** (server to browser). All have `run` (token), `seq` (0, 1, 2, ... within the run) and `type`:
 
 - `run`: first of a run. nonce, prompt, color, seed, fps_played, chunk_frames, chunk_latents, width, height,
-  unknown (words), granted (chunks that come unasked).
+  unknown (words), subjects (words that could be named, if none is), granted (chunks that come unasked).
 - `chunk`: chunk (index), start and end (seconds in the film), frames, mime, b64 (self-contained fragmented
   MP4), prompt, color (number of the palette), seed, timings (ms: text, denoise, context, decode, memory,
   total, encode), fps (generated, over the last 8 chunks), queued (chunks that wait at the worker), snapshot
@@ -168,7 +168,7 @@ def _command(tabs: Tabs, request: Answer) -> Answer:
         answer |= {
             "prompt": command.prompt,
             "color": run.colors.number(command.prompt),
-            "unknown": tabs.engine.unknown_words(command.prompt),
+            **tabs.words_of(command.prompt),
         }
     return answer
 
@@ -204,10 +204,10 @@ def _bring(tabs: Tabs, request: Answer) -> Answer:
 def check_prompt_with(tabs: Tabs) -> Callable[[Answer], Answer]:
     """The server function of the prompt box:
 
-    what is wrong with a prompt, and which of its words the model does not know.
+    what is wrong with a prompt, which of its words the model does not know, and what it should name.
     """
 
     def check(request: Answer) -> Answer:
-        return _answer(lambda: {"unknown": tabs.engine.unknown_words(read_prompt(request["prompt"]))})
+        return _answer(lambda: tabs.words_of(read_prompt(request["prompt"])))
 
     return check

@@ -78,7 +78,7 @@ class Tabs:
             "chunk_latents": geometry.chunk_latents,
             "width": encoder.picture.shown_width,
             "height": encoder.picture.shown_height,
-            "unknown": self.engine.unknown_words(prompt),
+            **self.words_of(prompt),
         }
         with self._lock:
             place = self._tabs.setdefault(tab, _Tab(PromptColors(self.engine.example_prompts)))
@@ -96,6 +96,11 @@ class Tabs:
             self._forget(old)
         self.worker.send(session, Play())
         return run
+
+    def words_of(self, prompt: str) -> dict[str, list[str]]:
+        """{unknown, subjects}: words of a prompt that the model does not know, and what it could name if it names
+        nothing to make a film of."""
+        return {"unknown": self.engine.unknown_words(prompt), "subjects": self.engine.subjects_for(prompt)}
 
     def _branch(
         self, tab: str, encoder: ChunkEncoder, timeline: Timeline | None, request: Mapping[str, Any]

@@ -230,6 +230,11 @@ def test_unknown_words_are_named(address, open_page):
     page.wait_for_function("document.querySelector('.cf-words').textContent.includes('dragon, castle')", timeout=90_000)
     page.click(".cf-words summary")
     assert "meadow" in page.inner_text(".cf-words details p")
+    assert "Name what to show: ball, box, heart, star." in page.inner_text(".cf-words span")
+    page.fill("textarea", "a green star over the castle at night")
+    page.wait_for_function("document.querySelector('.cf-words span').textContent.endsWith('know: castle.')")
+    page.fill("textarea", "a green star")
+    page.wait_for_function("document.querySelector('.cf-words span').textContent === ''")
 
 
 def test_seed_is_shown_kept_and_checked(address, open_page):
