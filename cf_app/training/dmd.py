@@ -9,7 +9,8 @@ The loss of a rollout is a sum over target chunks given what came before them: b
 of the whole window. No recorded data is needed, only prompts.
 
 What a teacher scores is a chunk's likelihood in its context, so it does not mind a shape that has melted there. Where
-the truth is known all along (`known_rollout`), a second loss can hold the samples to it (`anchored`).
+the truth is known all along (`known_rollout`), a second loss can hold the samples to it (`anchored`), in every step:
+it needs no critic, so it need not wait until that one has caught up.
 
 A `Stream` is stage 2 where updates are dear: a rollout goes on from step to step and every chunk is first a target,
 then context (LongLive's streaming long tuning), so no chunk is made for context alone. Older keys and values are those
@@ -84,7 +85,7 @@ class Distillation:
     streaming: bool = False
     size: tuple[int, int, int] = (16, HEIGHT // 8, WIDTH // 8)
     anchored: float = 0.0
-    anchor: float = 0.5
+    anchor: float = 1.0
     pans: float = 0.0
     strip_chunks: int = 6
     student_rates: Rates = STUDENT_RATES
@@ -104,8 +105,8 @@ def stage_two(budget: Budget, ramp: int = 600) -> Distillation:
 
 def streamed(budget: Budget) -> Distillation:
     """`Stream`s of 4 to 14 chunks (10 s) against a guided teacher. What made the shipped student: this, half of them
-    `anchored`, from the start with rollouts of every length."""
-    return Distillation(budget, first=4, last=14, ramp=600, critic_updates=2, guidance=0.6, streaming=True,
+    `anchored` (of those a fifth with cameras that pan), from the start with rollouts of every length."""
+    return Distillation(budget, first=4, last=14, ramp=600, critic_updates=2, guidance=0.6, streaming=True, pans=0.2,
                         student_rates=Rates(3e-4, 1e-4, 0.99), critic_rates=Rates(8e-4, 3e-4))
 
 
