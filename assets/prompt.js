@@ -25,7 +25,8 @@ function say(message, tone = "", withWords = false) {
 
 // What a server's answer says of a prompt's words: those that are `unknown`, and `subjects` if it names none of them.
 function advise({ unknown, subjects = [] }) {
-  const named = unknown.slice(0, 6).join(", ") + (unknown.length > 6 ? " …" : "");
+  const most = subjects.length ? 3 : 6; // two lines in all, so that nothing moves
+  const named = unknown.slice(0, most).join(", ") + (unknown.length > most ? " …" : "");
   const lines = [];
   if (unknown.length) lines.push(`This model does not know: ${named}.`);
   if (subjects.length) lines.push(`Name what to show: ${subjects.join(", ")}.`);

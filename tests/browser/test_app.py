@@ -67,7 +67,8 @@ def test_all_of_it_is_on_a_laptop_screen_and_stays_there(address, open_page):
     assert screen > max(others) and before[0][3] - before[0][1] >= 340
     assert max(bottom for _, _, _, bottom in before) <= 900
     assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")
-    send(page, "a red ball and a velociraptor")
+    send(page, "a red velociraptor over the castle")
+    page.wait_for_function("document.querySelector('.cf-words span').textContent.includes('star, triangle.')")
     page.wait_for_function("document.querySelector('video').currentTime > 1", timeout=PATIENCE)
     page.click(".tl-block", position={"x": 200, "y": 20})
     page.wait_for_selector(".tl[data-inspect=cue]")
