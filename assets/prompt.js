@@ -24,7 +24,7 @@ function say(message, tone = "", withWords = false) {
 }
 
 // What a server's answer says of a prompt's words: those that are `unknown`, and `subjects` if it names none of them.
-function advise({ unknown, subjects = [] }) {
+function advise({ unknown, subjects }) {
   const most = subjects.length ? 3 : 6; // two lines in all, so that nothing moves
   const named = unknown.slice(0, most).join(", ") + (unknown.length > most ? " …" : "");
   const lines = [];

@@ -54,12 +54,12 @@ def run(arguments: argparse.Namespace) -> int:
     engine = weights.load(Wish.told(arguments), told)
     timeline = _read(arguments.timeline, engine.geometry.chunk_seconds) if plan is None else plan
     chunks = _chunks(arguments.seconds, timeline, engine.geometry)
-    unknown = sorted({word for cue in timeline.cues for part in cue.parts for word in engine.unknown_words(part[0])})
-    if unknown:
+    prompts = list(dict.fromkeys(prompt for cue in timeline.cues for prompt, _ in cue.parts))
+    if unknown := sorted({word for prompt in prompts for word in engine.unknown_words(prompt)}):
         sys.stderr.write(f"words that this model does not know: {', '.join(unknown)}\n")
-    subjects = [words for cue in timeline.cues for part in cue.parts if (words := engine.subjects_for(part[0]))]
-    if subjects:
-        sys.stderr.write(f"a prompt names no subject, expected one of: {', '.join(subjects[0])}\n")
+    for prompt in prompts:
+        if subjects := engine.subjects_for(prompt):
+            sys.stderr.write(f"{prompt!r} names nothing to show, expected one of: {', '.join(subjects)}\n")
     start = None if arguments.start is None else read_start(arguments.start, engine.geometry.fps)
     session = engine.new_session(timeline=timeline, seed=arguments.seed, policy=policy, start=start)
     stream = session.stream(chunks=chunks)

@@ -37,7 +37,7 @@ def test_generate_writes_a_video(tmp_path: Path, capsys: pytest.CaptureFixture[s
     frames = pictures(out)
     assert len(frames) == 36 and frames[0].shape == (64, 96, 3)
     shown = capsys.readouterr()
-    assert "zebra" in shown.err and "2.25 s" in shown.out and "subject" not in shown.err
+    assert "zebra" in shown.err and "2.25 s" in shown.out and "names nothing" not in shown.err
     expected = tiny_engine().new_session(prompt, seed=5).stream(chunks=1)
     assert np.abs(frames[0].astype(int) - next(expected).frames[0]).mean() < 12  # H.264, chroma at half size
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
@@ -48,7 +48,7 @@ def test_generate_follows_a_timeline(tmp_path: Path, capsys: pytest.CaptureFixtu
     story, out = tmp_path / "story.txt", tmp_path / "clip.mp4"
     story.write_text(f"{EXAMPLES[0]}[1.5s] | the snow at night[1.5s#]")
     assert main(["generate", "--timeline", str(story), "--out", str(out), "--policy", "fifo"]) == 0
-    assert "a prompt names no subject, expected one of: ball, box" in capsys.readouterr().err
+    assert "'the snow at night' names nothing to show, expected one of: ball, box" in capsys.readouterr().err
     assert len(pictures(out)) == 48
 
 

@@ -356,7 +356,8 @@ AN_HOUR = """() => {
     similarities: [0.9], similarity: 0.9, promoted: [], evicted: [], bytes_held: 1, memory_ms: 0, gate: "none",
     eligible: false, settings: { policy: "fifo", window: 3 }, attention: [],
   };
-  cf.emit("run", { run: "none", seed: 1, fps_played: 16, chunk_frames: 12, chunk_latents: 3, unknown: [] });
+  const words = { unknown: [], subjects: [] };
+  cf.emit("run", { run: "none", seed: 1, fps_played: 16, chunk_frames: 12, chunk_latents: 3, ...words });
   for (let chunk = 0; chunk < 4801; chunk++) {
     const first = 3 * chunk;
     const latents = [first, first + 1, first + 2];
