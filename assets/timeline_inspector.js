@@ -58,10 +58,12 @@ class TimelineInspector {
     const stop = block.stop === null ? "open end" : `${this.axis.clock(block.stop)}, ${block.stop - block.start} chunks`;
     const facts = cue.querySelector(".tl-facts");
     facts.textContent = `${this.axis.clock(block.start)} \u2013 ${stop}`;
-    if (block.unknown.length) {
-      const unknown = document.createElement("b");
-      unknown.textContent = `not known: ${block.unknown.join(", ")}`;
-      facts.append(" \u00b7 ", unknown);
+    const { unknown, subjects } = block;
+    if (unknown.length || subjects.length) {
+      const hint = document.createElement("b"); // one line has room for one of them
+      hint.textContent = unknown.length ? `not known: ${unknown.join(", ")}` : "names nothing to show";
+      hint.title = subjects.length ? `Name what to show: ${subjects.join(", ")}` : "";
+      facts.append(" \u00b7 ", hint);
     }
     const can = (name, yes) => (cue.querySelector(`[data-do=${name}]`).disabled = !yes);
     can("earlier", !fixed && index > 0);

@@ -143,7 +143,9 @@ class Plans:
         return {"ok": True, "doc": doc, "applies": changed, "plan": plan}
 
     def _block(self, timeline: Timeline, index: int, cue: PromptCue, run: Run | None) -> Answer:
-        unknown = [word for prompt, _ in cue.parts for word in self._tabs.engine.unknown_words(prompt)]
+        engine = self._tabs.engine
+        unknown = [word for prompt, _ in cue.parts for word in engine.unknown_words(prompt)]
+        subjects = [word for prompt, _ in cue.parts for word in engine.subjects_for(prompt)]
         return {
             "start": cue.start,
             "stop": timeline.stop_of(index),
@@ -154,6 +156,7 @@ class Plans:
             "memory": cue.memory,
             "name": cue.name,
             "unknown": list(dict.fromkeys(unknown)),
+            "subjects": list(dict.fromkeys(subjects)),
         }
 
 
