@@ -179,6 +179,35 @@ def test_a_stream_makes_every_chunk_a_target_and_then_context() -> None:
     assert third["chunk"] == 0 and stream.rollouts[0] is not mine
 
 
+def test_a_teacher_is_guided_away_from_a_worse_version_of_itself() -> None:
+    rollout = blank_rollout(1, 2, SIZE, 3, random.Random(0), CPU)
+    worse, x, sigma = beside(rollout), torch.randn(1, 16, 3, 4, 4), torch.tensor([.5])
+    three, weak = trio(), lively(5).requires_grad_(False)
+    config = Distillation(Budget(steps=1), autoguidance=2.0)
+    for network, theirs in ((three.teacher, rollout), (weak, worse)):   # each over keys and values of its own
+        remember(network, theirs)
+        theirs.advance()
+
+    def led(config: Distillation, other: Student | None) -> Tensor:
+        return dmd._guided_flow(replace(three, weak=other), config, rollout, worse)(x, sigma)
+
+    asked, wrong = led(config, None), glance(weak, worse, rollout_prompts(worse), x, sigma)
+    torch.testing.assert_close(led(config, weak), asked + 2 * (asked - wrong))
+    blind = glance(three.teacher, rollout, [""], x, sigma)
+    both = asked + 0.5 * (asked - blind) + 2 * (asked - wrong)
+    torch.testing.assert_close(led(replace(config, guidance=0.5), weak), both)
+
+
+def test_a_worse_teacher_remembers_for_itself_in_a_stream() -> None:
+    config = Distillation(Budget(steps=4), videos=2, first=2, last=2, critic_updates=1, size=SIZE, streaming=True)
+    stream = Stream(replace(trio(), weak=lively(5).requires_grad_(False)), config, random.Random(0))
+    losses = stream.step(0)
+    assert "dmd" in losses and len(stream.rollouts) == 4
+    keys = [rollout.stored[0][0][0] for rollout in stream.rollouts]
+    assert not any(torch.allclose(one, other) for i, one in enumerate(keys) for other in keys[:i])
+    assert stream.step(1)["chunk"] == 1
+
+
 def test_a_streamed_chunk_is_finished_wherever_its_target_left() -> None:
     """With a student that knows the answer at every level, the chunk that becomes context is that answer."""
     three = trio()

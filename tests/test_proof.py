@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,15 +15,15 @@ from PIL import Image
 import cf_app
 from cf_app.cli import main
 from cf_app.config import Geometry
-from cf_app.evaluation import clips, drift, likeness, prompts, revisit
+from cf_app.evaluation import clips, drift, landmarks, likeness, prompts, revisit
 from cf_app.evaluation.films import Film, Studio, Take, draw, go_on, recoded, shoot, with_steps, world_of
 from cf_app.evaluation.probe import Probe, save_probe
 from cf_app.evaluation.proofs import policies, tau_sweep
 from cf_app.evaluation.report import table
 from cf_app.memory.policy import SlowFast
 from cf_app.training.data import CHUNK_FRAMES, CHUNK_SECONDS
-from cf_app.training.grammar import ATTRIBUTES
-from cf_app.training.world import FPS, WIDTH
+from cf_app.training.grammar import ATTRIBUTES, Scene
+from cf_app.training.world import FPS, GRID, WIDTH
 from tests.tiny import tiny_engine
 
 SMALL = Geometry(latent_channels=4, latent_height=10, latent_width=16)
@@ -267,6 +268,34 @@ def test_films_that_go_on_begin_with_the_truth_and_are_compared_later() -> None:
     assert apart(film, coded, second) > 0
 
 
+def test_landmarks_of_the_world_are_found_and_what_only_resembles_them_is_not() -> None:
+    takes = landmarks.pan_takes(6)
+    assert {take.cues[0][1].camera for take in takes} == {"left", "right"}
+    assert all(world_of(take).view(frame / FPS) % GRID == 0 for take in takes for frame in take.keep)
+    truth, bare = [draw(take) for take in takes], [landmarks.draw_without(take) for take in takes]
+    assert 1.5 < landmarks.landmarks_per_picture(takes, truth) < WIDTH / (5 * GRID), "some are behind the subject"
+    assert landmarks.landmarks_per_picture(takes, bare) < 0.1
+
+    def altered(change: Callable[[np.ndarray], np.ndarray]) -> float:
+        films = [Film({at: change(picture.astype(np.float32)) for at, picture in film.frames.items()})
+                 for film in truth]
+        return landmarks.landmarks_per_picture(takes, films)
+
+    there = landmarks.landmarks_per_picture(takes, truth)
+    assert altered(lambda picture: picture) == there
+    assert altered(lambda picture: np.roll(picture, 4, 1)) < 0.5 * there, "beside the grid"
+    assert altered(lambda picture: picture[..., ::-1]) < 0.3 * there, "in other colours"
+    assert altered(lambda picture: sum(np.roll(picture, i, 1) for i in range(-6, 7)) / 13) < 0.3 * there, "blurred"
+
+
+def test_a_landmark_is_counted_once_and_not_where_a_subject_hides_it() -> None:
+    scene = Scene("red", "ball", "floats", "snow", "day", "still")
+    house, pine = (next(iter(landmarks.shapes_of(scene)[i:])) for i in (0, -1))
+    shapes, free = landmarks.shapes_of(scene), np.zeros((80, 128), bool)
+    assert landmarks.found(house.picture, shapes, free) == landmarks.found(pine.picture, shapes, free) == 1
+    assert landmarks.found(house.picture, shapes, house.inside) == 0
+
+
 def test_autoencoder_and_shapes_get_tables_and_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cf_app, "load", lambda *_, **__: tiny_engine(geometry=SMALL))
     monkeypatch.setattr(likeness, "HELD_CHUNKS", (1, 2))
@@ -279,6 +308,11 @@ def test_autoencoder_and_shapes_get_tables_and_pictures(tmp_path: Path, monkeypa
         with Image.open(tmp_path / name) as picture:
             assert picture.width > 128
     assert main(["prove", "hold", "--held", "0", *few[4:]]) == 2
+    assert main(["prove", "landmarks", "--pans", "1", *few[4:]]) == 0
+    rows = json.loads((tmp_path / "proof.json").read_text())["landmarks"]["rows"]
+    assert list(rows) == ["truth without landmarks", "truth", "truth, autoencoder", "student"]
+    with Image.open(tmp_path / "landmarks.png") as picture:
+        assert picture.width > 128
 
 
 def test_one_command_writes_tables_numbers_and_pictures(

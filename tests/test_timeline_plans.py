@@ -54,7 +54,7 @@ def test_edits_undo_and_redo(ask) -> None:
     assert loaded["plan"]["text"] == TEXT
     assert loaded["plan"]["end"] == 30
     assert loaded["plan"]["blocks"][2]["unknown"] == ["wombat"]
-    assert [bool(block["subjects"]) for block in loaded["plan"]["blocks"]] == [False, False, True], "a wombat is nothing"
+    assert [bool(block["subjects"]) for block in loaded["plan"]["blocks"]] == [False, False, True]
     assert loaded["plan"]["story"]
     moved = ask("move", cue=10, to=12)
     assert (starts(moved), moved["applies"]) == ([0, 12, 22], 10)

@@ -143,10 +143,10 @@ def world_of(take: Take) -> World:
     return World.sample(random.Random(take.seed), cues, take.chunks * CHUNK_SECONDS)
 
 
-def draw(take: Take) -> Film:
-    """The truth: what a take's world shows."""
+def draw(take: Take, world: World | None = None) -> Film:
+    """The truth: what a take's world shows, or another `world`."""
     times = torch.tensor(take.keep) / FPS
-    world = world_of(take)
+    world = world_of(take) if world is None else world
     pictures = torch.cat([render(world, part) for part in times.split(48)])
     pixels = (pictures * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     return Film(dict(zip(take.keep, pixels, strict=True)))

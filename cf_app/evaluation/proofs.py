@@ -17,7 +17,7 @@ from ..engine.engine import Engine
 from ..memory.policy import Fifo, InfinityRope, Policy, SinkWindow, SlowFast, Uniform, policy_to_dict
 from ..training.data import CHUNK_FRAMES
 from ..training.grammar import MOTIONS
-from . import clips, drift, likeness, prompts, revisit
+from . import clips, drift, landmarks, likeness, prompts, revisit
 from .films import Film, Studio, Take, draw, go_on, recoded, shoot
 from .probe import LOOKS, Probe, load_probe, save_probe, train_probe
 from .report import Results, sheet
@@ -305,6 +305,19 @@ def holding(bench: Bench, arguments: argparse.Namespace, results: Results) -> No
     sheet(rows, results.folder / "hold.png")
 
 
+def inventing(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
+    """How many landmarks of the world's own kinds a picture shows under a panning camera, and the truth's."""
+    results.begin("landmarks", films=arguments.pans, model=bench.studio.engine.name, unit="found in a picture")
+    takes = landmarks.pan_takes(arguments.pans)
+    runs = {"truth without landmarks": [landmarks.draw_without(take) for take in takes],
+            "truth": [draw(take) for take in takes], "truth, autoencoder": bench.film(takes, "autoencoder", recoded),
+            "student": bench.film(takes, "landmarks")}
+    for label, films in runs.items():
+        results.add("landmarks", label, {"landmarks": landmarks.landmarks_per_picture(takes, films)})
+    sheet({f"{i} {name}": [runs[name][i].frames[frame] for frame in takes[i].keep]
+           for i in range(min(6, len(takes))) for name in ("truth", "student")}, results.folder / "landmarks.png")
+
+
 def few_and_many(bench: Bench, arguments: argparse.Namespace, results: Results) -> None:
     """The same measures with other numbers of denoising steps, and for a teacher with its many."""
     results.begin("steps", prompts=arguments.prompts, seeds=arguments.seeds)
@@ -330,5 +343,5 @@ def _at_steps(bench: Bench, arguments: argparse.Namespace, steps: int, label: st
 PROOFS: dict[str, Callable[[Bench, argparse.Namespace, Results], None]] = {
     "prompts": following, "revisit": revisits, "gaps": gaps, "sizes": sizes, "switch": switching,
     "drift": drifting, "steps": few_and_many, "clips": clipping,
-    "autoencoder": coding, "hold": holding,
+    "autoencoder": coding, "hold": holding, "landmarks": inventing,
 }

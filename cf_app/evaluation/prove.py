@@ -1,10 +1,11 @@
 """`python -m cf_app prove`: does the student remember, follow, switch and last? Tables, JSON and pictures.
 
 Measures: `prompts` (following), `revisit` (memory policies on a camera that sweeps away for 8 s), `gaps` (shorter and
-longer absences), `sizes` (smaller memories), `switch` (latency of a change of prompt),
-`drift` (minutes), `steps` (few against many), `autoencoder` (what it keeps of held-out worlds), `hold` (do shapes last?
-films that go on from a true first chunk, against the truth), `clips` (two short ones to look at). The same seeds for
-every policy. The truth, rendered, goes through every measure first: what it scores is the most that can be read.
+longer absences), `sizes` (smaller memories), `switch` (latency of a change of prompt), `drift` (minutes), `steps` (few
+against many), `autoencoder` (what it keeps of held-out worlds), `hold` (do shapes last? films that go on from a true
+first chunk, against the truth), `landmarks` (does what a panning camera brings in look like things of the world?),
+`clips` (two short ones to look at). The same seeds for every policy. The truth, rendered, goes through every measure
+first: what it scores is the most that can be read.
 """
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ import argparse
 import os
 from pathlib import Path
 
-MEASURES = ("prompts", "revisit", "gaps", "sizes", "switch", "drift", "steps", "autoencoder", "hold", "clips")
+MEASURES = ("prompts", "revisit", "gaps", "sizes", "switch", "drift", "steps", "autoencoder", "hold",
+            "landmarks", "clips")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="steps: numbers of denoising steps (default: 4 32)")
     parser.add_argument("--clips", type=int, default=48, help="autoencoder: clips of each camera (default %(default)s)")
     parser.add_argument("--held", type=int, default=36, help="hold: films (default %(default)s)")
+    parser.add_argument("--pans", type=int, default=36, help="landmarks: films (default %(default)s)")
     parser.add_argument("--probe", type=Path, default=Path("runs/probe.safetensors"),
                         help="the probe's weights; trained (minutes) and written there first where there are none")
     parser.add_argument("--out", type=Path, default=Path("runs/proof"), help="folder of proof.json and the pictures")
@@ -59,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     chosen = MEASURES if "all" in chosen else chosen
     if unknown := sorted(set(chosen) - set(MEASURES)):
         raise ValueError(f"measure {', '.join(unknown)}: expected some of {', '.join(MEASURES)}, or all")
-    for name in ("seeds", "prompts", "switches", "minutes", "films", "clips", "held", "workers"):
+    for name in ("seeds", "prompts", "switches", "minutes", "films", "clips", "held", "pans", "workers"):
         if vars(arguments)[name] < 1:
             raise ValueError(f"--{name} is {vars(arguments)[name]}, expected at least 1")
     from tqdm import tqdm

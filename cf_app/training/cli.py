@@ -51,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "chunk: 8 after rollouts, 4 after distill and context (default: %(default)s)")
     parser.add_argument("--guidance", type=float, help="distill, context: of the teacher (default: 0.6 with "
                         "--streaming, else none)")
+    parser.add_argument("--weak", metavar="NAME", help="distill, context: a worse version of the teacher (earlier, or "
+                        "of a wider world) that it is guided away from, by 1.2 (default: none)")
     parser.add_argument("--streaming", action="store_true", help="context: rollouts that go on from step to step, "
                         "every chunk a target and then context (how the shipped student was made)")
     parser.add_argument("--anchored", type=float, metavar="SHARE", help="context with --streaming: of the rollouts "
@@ -179,7 +181,8 @@ def _distillation(arguments: argparse.Namespace, name: str, before: str, config:
         long = 3 if name == "context" else 1
         config = _changed(config, videos=1, targets=1, first=long, last=long, critic_updates=2, strip_chunks=2)
     train_distillation(_student(out, arguments.start or before), _student(out, arguments.teacher),
-                       out / (arguments.name or name), out / "autoencoder" / "vae", config)
+                       out / (arguments.name or name), out / "autoencoder" / "vae", config,
+                       _student(out, arguments.weak) if arguments.weak else None)
 
 
 def _decoder(arguments: argparse.Namespace) -> None:

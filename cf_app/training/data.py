@@ -23,7 +23,7 @@ from .world import FPS, World, render
 
 CHUNK_FRAMES, CHUNK_LATENTS = 12, 3
 CHUNK_SECONDS = CHUNK_FRAMES / FPS
-LONG_PANS = 0.15          # of the videos of any kind that are longer than `LONGEST_GAP` chunks
+LONG_PANS = 0.3           # of the videos of any kind that are longer than `LONGEST_GAP` chunks
 LONGEST_GAP = 12          # chunks between two changes of prompt, otherwise
 _CAMERA = list(ATTRIBUTES).index("camera")
 Cues = tuple[tuple[float, Scene], ...]

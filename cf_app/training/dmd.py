@@ -12,6 +12,10 @@ What a teacher scores is a chunk's likelihood in its context, so it does not min
 the truth is known all along (`known_rollout`), a second loss can hold the samples to it (`anchored`), in every step:
 it needs no critic, so it need not wait until that one has caught up.
 
+A teacher that has not trained for long draws means of what could come: pale landmarks, half of one and half of
+another. Guided away from an earlier, worse version of itself it draws clear ones (autoguidance, Karras et al., arXiv
+2406.02507): both err in the same direction, the worse one further.
+
 A `Stream` is stage 2 where updates are dear: a rollout goes on from step to step and every chunk is first a target,
 then context (LongLive's streaming long tuning), so no chunk is made for context alone. Older keys and values are those
 of the weights of their time, as in `rollouts`.
@@ -19,6 +23,7 @@ of the weights of their time, as in `rollouts`.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -63,6 +68,7 @@ class Distillation:
             drawn between `first` and that. Equal to `targets`: no context (stage 1).
         critic_updates: updates of the critic for one of the student (released code: 5).
         guidance: of the teacher, 0 for none (released code: 3 in stage 1, 5 in stage 2).
+        autoguidance: of the teacher by a worse version of itself, where there is one.
         window: latent frames that the teacher sees, the chunk at hand included; None: the same memory as the student.
             A short one is the ablation "short-context teacher".
         size: [C, Y, X] of a latent frame.
@@ -80,6 +86,7 @@ class Distillation:
     ramp: int = 1
     critic_updates: int = 5
     guidance: float = 0.0
+    autoguidance: float = 1.2
     window: int | None = None
     shift: float = SHIFT
     streaming: bool = False
@@ -112,12 +119,22 @@ def streamed(budget: Budget) -> Distillation:
 
 @dataclass
 class Trio:
-    """The student and the critic in training, and the teacher, which is not."""
+    """The student and the critic in training, and the teacher, which is not; perhaps a worse version of that."""
 
     accelerator: Accelerator
     student: Learner
     critic: Learner
     teacher: Student
+    weak: Student | None = None
+
+    @property
+    def scores(self) -> tuple[Learner | Student, ...]:
+        """What scores the student's samples: critic, teacher, and the worse one."""
+        return (self.critic, self.teacher) if self.weak is None else (self.critic, self.teacher, self.weak)
+
+    def beside(self, mine: Rollout, window: int | None) -> tuple[Rollout, ...]:
+        """For each of `scores` a rollout of its own; teachers may see no more than a `window`."""
+        return beside(mine), *(beside(mine, window) for _ in self.scores[1:])
 
 
 def distill_step(trio: Trio, config: Distillation, step: int, rng: random.Random) -> dict[str, Tensor | float]:
@@ -130,7 +147,7 @@ def distill_step(trio: Trio, config: Distillation, step: int, rng: random.Random
     passes = rollout_passes(chunks, config.targets, len(config.levels), shared)
     teaches = step % config.critic_updates == 0
     mine = blank_rollout(config.videos, chunks, config.size, CHUNK_LATENTS, rng, accelerator.device)
-    critics, teachers = beside(mine), beside(mine, config.window)
+    others = trio.beside(mine, config.window)
     losses: dict[str, Tensor | float] = {"chunks": float(chunks), "passes": float(passes[-1])}
     for chunk in range(chunks):
         target = chunk >= chunks - config.targets
@@ -139,11 +156,11 @@ def distill_step(trio: Trio, config: Distillation, step: int, rng: random.Random
         with accelerator.autocast():
             x0 = denoise(flow, noise, config.levels[:passes[chunk]], gradient=target and teaches)
         if target:
-            _add_losses(trio, config, x0, (critics, teachers), losses, teaches)
+            _add_losses(trio, config, x0, others, losses, teaches)
         mine.truth(chunk).copy_(x0.detach())
         if chunk + 1 < chunks:
-            _remember_all(trio, mine, critics, teachers)
-        for rollout in (mine, critics, teachers):
+            _remember_all(trio, mine, *others)
+        for rollout in (mine, *others):
             rollout.advance()
     return losses | _update(trio, teaches)
 
@@ -168,7 +185,7 @@ class Stream:
         waits for no critic."""
         trio, config, accelerator = self.trio, self.config, self.trio.accelerator
         self._stand(step)
-        mine, critics, teachers = self.rollouts
+        mine, *others = self.rollouts
         passes = random.Random(f"{config.seed} {step}").randint(1, len(config.levels))  # the same in every process
         teaches = step % config.critic_updates == 0
         losses: dict[str, Tensor | float] = {"chunk": float(mine.chunk), "passes": float(passes)}
@@ -182,7 +199,7 @@ class Stream:
                 sigma = torch.full((len(clean),), rest[0], device=clean.device)
                 clean = denoise(flow, noised(clean, torch.randn_like(clean), sigma), rest)
         goal = None if given is None else torch.where(given, x0.detach(), truth)
-        _add_losses(trio, config, x0, (critics, teachers), losses, teaches, goal)
+        _add_losses(trio, config, x0, others, losses, teaches, goal)
         truth.copy_(clean if given is None else torch.where(given, truth, clean))
         self._go_on()
         return losses | _update(trio, learns)
@@ -204,7 +221,7 @@ class Stream:
             mine = known_rollout(self.vae, config.videos, chunks, self.rng, device, config.pans)
         else:
             mine = blank_rollout(config.videos, chunks, config.size, CHUNK_LATENTS, self.rng, device)
-        self.rollouts = mine, beside(mine), beside(mine, config.window)
+        self.rollouts = mine, *self.trio.beside(mine, config.window)
 
     def _go_on(self) -> None:
         _remember_all(self.trio, *self.rollouts)
@@ -213,11 +230,11 @@ class Stream:
 
 
 @torch.no_grad()
-def _remember_all(trio: Trio, mine: Rollout, critics: Rollout, teachers: Rollout) -> None:
-    """Every network's own clean pass over the chunk that the student made."""
+def _remember_all(trio: Trio, *rollouts: Rollout) -> None:
+    """Every network's own clean pass over the chunk that the student made; rollouts of the student and the `scores`."""
     with trio.accelerator.autocast():
-        for network, rollout in ((trio.student.model, mine), (trio.critic.model, critics), (trio.teacher, teachers)):
-            network(remember, rollout)
+        for network, rollout in zip((trio.student, *trio.scores), rollouts, strict=True):
+            (network.model if isinstance(network, Learner) else network)(remember, rollout)
 
 
 def _update(trio: Trio, teaches: bool) -> dict[str, Tensor | float]:
@@ -233,14 +250,14 @@ def _anywhere(accelerator: Accelerator, yes: bool) -> bool:
     return bool(accelerator.reduce(torch.tensor(float(yes), device=accelerator.device)) > 0)
 
 
-def _add_losses(trio: Trio, config: Distillation, x0: Tensor, rollouts: tuple[Rollout, Rollout],
+def _add_losses(trio: Trio, config: Distillation, x0: Tensor, rollouts: Sequence[Rollout],
                 losses: dict[str, Tensor | float], teaches: bool, truth: Tensor | None = None) -> None:
     """Adds the gradients of one target chunk, whose `truth` may be known, and the losses to `losses`.
 
     The student's are the teacher's, where it `teaches`, and the truth's; nothing at all where `x0` has a gradient for
     another process's sake.
     """
-    critics, teachers = rollouts
+    critics, *teachers = rollouts
     targets = 1 if config.streaming else config.targets
     fake = partial(_learner_flow, trio.critic, critics)
     draw = partial(score_sigmas, len(x0), config.shift)
@@ -252,7 +269,7 @@ def _add_losses(trio: Trio, config: Distillation, x0: Tensor, rollouts: tuple[Ro
         return
     loss = x0.sum() * 0
     if teaches:
-        real = _guided_flow(trio.teacher, teachers, config.guidance)
+        real = _guided_flow(trio, config, *teachers)
         with trio.accelerator.autocast():
             loss = contextual_dmd(x0, torch.randn_like(x0), draw().to(x0), real, fake) / targets
         losses["dmd"] = losses.get("dmd", 0.0) + loss.detach()
@@ -267,11 +284,16 @@ def _learner_flow(learner: Learner, rollout: Rollout, x: Tensor, sigma: Tensor) 
     return flow
 
 
-def _guided_flow(teacher: Student, rollout: Rollout, guidance: float) -> Flow:
+def _guided_flow(trio: Trio, config: Distillation, rollout: Rollout, weak: Rollout | None = None) -> Flow:
     """The teacher's flow; guidance of flows is guidance of the clean samples they predict, both are linear."""
     def flow(x: Tensor, sigma: Tensor) -> Tensor:
-        asked = glance(teacher, rollout, rollout_prompts(rollout), x, sigma)
-        return guided(asked, glance(teacher, rollout, [""] * len(x), x, sigma), guidance) if guidance else asked
+        prompts = rollout_prompts(rollout)
+        asked = led = glance(trio.teacher, rollout, prompts, x, sigma)
+        if config.guidance:
+            led = guided(asked, glance(trio.teacher, rollout, [""] * len(x), x, sigma), config.guidance)
+        if trio.weak is not None and weak is not None:
+            led = led + guided(asked, glance(trio.weak, weak, prompts, x, sigma), config.autoguidance) - asked
+        return led
     return flow
 
 
@@ -280,15 +302,18 @@ def frozen(network: Student, device: torch.device) -> Student:
     return network.to(device).eval().requires_grad_(False)
 
 
-def train_distillation(start: Path, teacher: Path, folder: Path, vae: Path, config: Distillation) -> Student:
+def train_distillation(start: Path, teacher: Path, folder: Path, vae: Path, config: Distillation,
+                       weak: Path | None = None) -> Student:
     """Trains (or resumes) the student in `start` against the teacher in `teacher`; the critic begins as the teacher.
+    `weak` is a worse version of the teacher that guides it.
 
     Writes the averaged student to `student/` (the layout of every stage) and `strip.png` on the way.
     """
     stage = set_up(folder, config.budget, config.seed, (Student.load(start), config.student_rates),
                    (Student.load(teacher), config.critic_rates))
     student, critic = stage.learners
-    trio = Trio(stage.accelerator, student, critic, frozen(Student.load(teacher), stage.accelerator.device))
+    teachers = (frozen(Student.load(path), stage.accelerator.device) for path in (teacher, weak) if path is not None)
+    trio = Trio(stage.accelerator, student, critic, *teachers)
     strip = Strip(vae, folder, config.strip_chunks)
     stream = Stream(trio, config, stage.rng, load_autoencoder(vae) if config.anchored else None)
     for step in stage.run.steps():

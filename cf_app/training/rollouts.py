@@ -105,12 +105,21 @@ def sampled_chunk(student: Student, rollout: Rollout, videos: slice) -> Tensor:
 
 
 def own_predictions(truth: Tensor, predicted: Tensor | None, probability: float, rng: random.Random) -> Tensor:
-    """`truth` [B, ...]; with `probability` a sample is one of its predictions ([copies * B, ...], copy-major)."""
+    """`truth` [B, ...]; with `probability` a sample is as `predicted` [B, ...]."""
     if predicted is None:
         return truth
-    copies = predicted.to(truth).unflatten(0, (-1, len(truth)))
-    return torch.stack([copies[rng.randrange(len(copies)), i] if rng.random() < probability else x
-                        for i, x in enumerate(truth)])
+    return torch.stack([guess if rng.random() < probability else x
+                        for guess, x in zip(predicted.to(truth), truth, strict=True)])
+
+
+def least_noisy(predicted: Tensor, sigma: Tensor, videos: int) -> Tensor:
+    """Of the predictions [copies * B, ...] (copy-major) those of each of the `videos` B from the least noise [B, ...].
+
+    From much noise a prediction is the mean of all that could come, which no sampler leaves in a context: whoever goes
+    on from it learns that a landmark begins as a blur.
+    """
+    best = sigma.unflatten(0, (-1, videos)).argmin(0)
+    return predicted.unflatten(0, (-1, videos))[best, torch.arange(videos, device=best.device)]
 
 
 class Walk:
@@ -160,8 +169,9 @@ class Walk:
         accelerator.backward(loss)
         picture = self._picture()
         norm = self.learner.step(accelerator)
-        self.predicted = predicted_x0(noisy, flow.detach(), sigma)
-        self.bank.extend((self.predicted - x0)[sigma < .75].half().unbind(0))
+        predicted = predicted_x0(noisy, flow.detach(), sigma)
+        self.predicted = least_noisy(predicted, sigma, len(rollout.latents))
+        self.bank.extend((predicted - x0)[sigma < .75].half().unbind(0))
         values: dict[str, Tensor | float] = {
             "chunk": float(rollout.chunk), "loss": loss.detach(), "high_noise": _mean(errors[sigma > .8]),
             "low_noise": _mean(errors[sigma < .5]), "picture": picture, "norm": norm}

@@ -29,6 +29,7 @@ HOP_SECONDS = 1.5         # one hop: two chunks
 HOP_HEIGHT = 12.0         # units: at most one latent cell in a latent frame, so what moves stays sharp
 BLEND_SECONDS = 1.0       # length of the cross-fade after a change of prompt
 RADIUS = 16.0             # of the subject: four latent cells across
+GRID = 8.0                # units: what no prompt names stands on latent cells and looks the same wherever it is
 REACH = 17.0              # from the middle of a landmark to its sides, at most
 
 Colour = tuple[float, float, float]
@@ -36,12 +37,14 @@ _SUBJECT: dict[str, Colour] = {
     "red": (.90, .16, .16), "orange": (1., .55, .08), "yellow": (1., .88, .15), "green": (.15, .72, .25),
     "blue": (.16, .36, .95), "purple": (.55, .20, .80), "pink": (1., .50, .72), "white": (.98, .98, .98),
 }
-# Duller than every subject: the eye (and the student) must never take a tree for the ball.
-_LANDMARK: tuple[Colour, ...] = (
-    (.66, .33, .27), (.76, .56, .32), (.80, .74, .50), (.42, .47, .25), (.20, .42, .33), (.33, .52, .55),
-    (.27, .34, .52), (.43, .31, .48), (.74, .58, .60), (.80, .79, .76), (.25, .25, .30),
+# Body and roof. Duller than every subject: the eye (and the student) must never take a tree for the ball.
+LANDMARK_COLOURS: tuple[tuple[Colour, Colour], ...] = (
+    ((.66, .33, .27), (.25, .25, .30)), ((.76, .56, .32), (.66, .33, .27)), ((.80, .74, .50), (.33, .52, .55)),
+    ((.42, .47, .25), (.76, .56, .32)), ((.20, .42, .33), (.80, .74, .50)), ((.33, .52, .55), (.80, .79, .76)),
+    ((.74, .58, .60), (.43, .31, .48)), ((.80, .79, .76), (.66, .33, .27)),
 )
-_KINDS = ("house", "tree", "pine", "tower")
+LANDMARK_HEIGHTS = {"house": 26.0, "tree": 24.0, "pine": 28.0, "tower": 28.0}    # units
+_SUNS = (24.0, 40.0, 88.0, 104.0)
 # place: ground, near hills, far hills, height of the hills (units)
 _PLACE: dict[str, tuple[Colour, Colour, Colour, float]] = {
     "meadow": ((.40, .72, .32), (.32, .58, .34), (.52, .70, .56), 7.),
@@ -66,7 +69,6 @@ class Landmark:
 
     kind: str
     x: float
-    height: float
     body: Colour
     roof: Colour
 
@@ -82,15 +84,17 @@ class World:
 
     @staticmethod
     def sample(rng: random.Random, cues: tuple[tuple[float, Scene], ...], seconds: float = 60.0) -> World:
-        """A random world around `cues`, wide enough for `seconds` of panning either way."""
-        reach = PAN_SPEED * seconds + AWAY + WIDTH
-        landmarks, x = [], -reach + rng.uniform(0, 30)
+        """A random world around `cues`, wide enough for `seconds` of panning either way.
+
+        Of landmarks and sun there are few kinds, on the grid of latent cells: a small student can draw each of them
+        sharply, where it makes a mean of sizes and places that differ by a little.
+        """
+        reach = math.ceil((PAN_SPEED * seconds + AWAY + WIDTH) / GRID) * GRID
+        landmarks, x = [], -reach + GRID * rng.randint(0, 5)
         while x < reach + WIDTH:
-            kind = rng.choice(_KINDS)
-            body, roof = rng.sample(_LANDMARK, 2)
-            landmarks.append(Landmark(kind, x, rng.uniform(18, 28), body, roof))
-            x += rng.uniform(34, 62)
-        return World(cues, tuple(landmarks), tuple(rng.uniform(0, 2 * math.pi) for _ in range(6)), rng.uniform(18, 110))
+            landmarks.append(Landmark(rng.choice(tuple(LANDMARK_HEIGHTS)), x, *rng.choice(LANDMARK_COLOURS)))
+            x += GRID * rng.randint(5, 8)
+        return World(cues, tuple(landmarks), tuple(rng.uniform(0, 2 * math.pi) for _ in range(6)), rng.choice(_SUNS))
 
     def camera(self, seconds: float) -> float:
         """x of where the camera stands (units) at `seconds`; continuous over every change of prompt."""
@@ -193,7 +197,7 @@ class _Canvas:
         self.paint(self.cover(HORIZON - self.y + 0 * self.camera), ground)
 
     def _landmark(self, mark: Landmark, x: torch.Tensor) -> None:
-        foot, h = HORIZON + 3, mark.height
+        foot, h = HORIZON + 3, LANDMARK_HEIGHTS[mark.kind]
         y, body, roof = self.y, self.lit(mark.body), self.lit(mark.roof)
         if mark.kind == "house":
             self.paint(self.cover(_box(x, y - (foot - h * .3), h * .42, h * .3)), body)
