@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -37,6 +37,11 @@ class Shape:
     ring: np.ndarray
     picture: np.ndarray
 
+    @cached_property
+    def colour(self) -> np.ndarray:
+        """Its mean one."""
+        return self.picture[self.inside].mean(0)
+
 
 def pan_takes(count: int) -> list[Take]:
     """Random scenes under a camera that pans to either side; pictures are kept at which landmarks stand on the grid."""
@@ -63,13 +68,13 @@ def found(picture: np.ndarray, shapes: Sequence[Shape], hidden: np.ndarray) -> i
     errors: dict[int, float] = {}
     step = int(GRID)
     for place in range(-1, WIDTH // step + 2):
+        right = place * step - _HOME
         for shape in shapes:
-            seen, ring = (_moved(part, place * step - _HOME) & ~hidden for part in (shape.inside, shape.ring))
+            seen, ring = (_moved(part, right) & ~hidden for part in (shape.inside, shape.ring))
             if seen.sum() < VISIBLE * shape.inside.sum() or not ring.any():
                 continue
-            error = float(np.abs(picture[seen] - _moved(shape.picture, place * step - _HOME)[seen]).mean())
-            own = shape.picture[shape.inside].mean(0)
-            if error < errors.get(place, LIKE) and np.abs(picture[ring] - own).mean() > UNLIKE:
+            error = float(np.abs(picture[seen] - _moved(shape.picture, right)[seen]).mean())
+            if error < errors.get(place, LIKE) and np.abs(picture[ring] - shape.colour).mean() > UNLIKE:
                 errors[place] = error
     kept: list[int] = []
     for place in sorted(errors, key=errors.__getitem__):
@@ -97,6 +102,7 @@ def _first_picture(scene: Scene, *landmarks: Landmark) -> np.ndarray:
     return _drawn(world, (0,))[0]
 
 
+@cache    # the same takes are searched in every run
 def _hidden(take: Take) -> np.ndarray:
     """[pictures, H, W]: where the subject of a take is, and a little around it."""
     (_, scene), = take.cues

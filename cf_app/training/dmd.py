@@ -30,7 +30,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..model.patch_vae import PatchVideoAutoencoder
 from .autoencoder import load_autoencoder
@@ -112,7 +112,8 @@ def stage_two(budget: Budget, ramp: int = 600) -> Distillation:
 
 def streamed(budget: Budget) -> Distillation:
     """`Stream`s of 4 to 14 chunks (10 s) against a guided teacher. What made the shipped student: this, half of them
-    `anchored` (of those a fifth with cameras that pan), from the start with rollouts of every length."""
+    `anchored`, from the start with rollouts of every length; at last with guidance 0.3, a `weak` teacher and `pans`
+    of 0.35."""
     return Distillation(budget, first=4, last=14, ramp=600, critic_updates=2, guidance=0.6, streaming=True, pans=0.2,
                         student_rates=Rates(3e-4, 1e-4, 0.99), critic_rates=Rates(8e-4, 3e-4))
 
@@ -128,9 +129,10 @@ class Trio:
     weak: Student | None = None
 
     @property
-    def scores(self) -> tuple[Learner | Student, ...]:
+    def scores(self) -> tuple[nn.Module, ...]:
         """What scores the student's samples: critic, teacher, and the worse one."""
-        return (self.critic, self.teacher) if self.weak is None else (self.critic, self.teacher, self.weak)
+        teachers = (self.teacher,) if self.weak is None else (self.teacher, self.weak)
+        return self.critic.model, *teachers
 
     def beside(self, mine: Rollout, window: int | None) -> tuple[Rollout, ...]:
         """For each of `scores` a rollout of its own; teachers may see no more than a `window`."""
@@ -233,8 +235,8 @@ class Stream:
 def _remember_all(trio: Trio, *rollouts: Rollout) -> None:
     """Every network's own clean pass over the chunk that the student made; rollouts of the student and the `scores`."""
     with trio.accelerator.autocast():
-        for network, rollout in zip((trio.student, *trio.scores), rollouts, strict=True):
-            (network.model if isinstance(network, Learner) else network)(remember, rollout)
+        for network, rollout in zip((trio.student.model, *trio.scores), rollouts, strict=True):
+            network(remember, rollout)
 
 
 def _update(trio: Trio, teaches: bool) -> dict[str, Tensor | float]:
@@ -292,7 +294,7 @@ def _guided_flow(trio: Trio, config: Distillation, rollout: Rollout, weak: Rollo
         if config.guidance:
             led = guided(asked, glance(trio.teacher, rollout, [""] * len(x), x, sigma), config.guidance)
         if trio.weak is not None and weak is not None:
-            led = led + guided(asked, glance(trio.weak, weak, prompts, x, sigma), config.autoguidance) - asked
+            led = led + config.autoguidance * (asked - glance(trio.weak, weak, prompts, x, sigma))
         return led
     return flow
 
