@@ -55,9 +55,11 @@ def test_ablations_reach_the_training(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (start, folder) == (tmp_path / "flow" / "student", tmp_path / "bare")
     assert isinstance(config, rollouts.RolloutTraining) and (config.own, config.recycle, config.free) == (0, 0, 0)
     assert main([*train, "context", "--streaming", "--longest", "4", "--teacher-window", "21", "--no-curriculum"]) == 0
-    config = asked["context"][-1]
-    assert isinstance(config, dmd.Distillation)
+    *_, config, weak = asked["context"]
+    assert isinstance(config, dmd.Distillation) and weak is None
     assert (config.first, config.last, config.window, config.ramp) == (4, 4, 21, 1)
+    assert main([*train, "context", "--streaming", "--weak", "flow"]) == 0
+    assert asked["context"][-1] == tmp_path / "flow" / "student"
 
 
 def test_rollouts_without_a_chunk_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
